@@ -1,0 +1,6 @@
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = protox::compile(["proto/supervisor.proto", "proto/origin.proto"], ["proto"])?;
+    println!("cargo:rerun-if-changed=proto");
+    tonic_prost_build::configure().compile_fds(files)?;
+    Ok(())
+}

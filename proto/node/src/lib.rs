@@ -1,0 +1,3 @@
+//! The process shell that every role shares.
+
+pub mod config;

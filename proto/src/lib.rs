@@ -1,0 +1,13 @@
+//! What weir's processes say to each other: the code generated from `proto/*.proto`.
+
+/// The control link between the supervisor and its workers, and the operator's service.
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
+pub mod supervisor {
+    tonic::include_proto!("weir.supervisor");
+}
+
+/// The control plane between edges and origins.
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
+pub mod origin {
+    tonic::include_proto!("weir.origin");
+}

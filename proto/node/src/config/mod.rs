@@ -3,8 +3,15 @@
 //! [`Config`] holds plain values; every section and key has a default, and an unknown key is an error. The
 //! supervisor loads it and hands it to its workers as JSON through serde, so a worker never reads the file.
 
+mod check;
 mod cluster;
+mod env;
+mod error;
+mod load;
 mod sections;
+mod suggest;
+mod tree;
+mod typed;
 mod value;
 mod vhost;
 
@@ -15,6 +22,9 @@ use std::thread::available_parallelism;
 use serde::{Deserialize, Serialize};
 
 pub use cluster::{Cluster, Control, Directory, Relay, Tls};
+pub use env::{INTERNAL_PREFIX, LOG_VARIABLE};
+pub use error::ConfigErrors;
+pub use load::{DEFAULT_YAML, load};
 pub use sections::{Api, Edge, Gop, Http, Log, LogFormat, LogLevel, Node, Origin, Rtmp};
 pub use value::{Auto, LISTEN_MAX, Listen, Scalar};
 pub use vhost::{DEFAULT_VHOST, HttpFlv, Play, Publish, Takeover, Vhost};

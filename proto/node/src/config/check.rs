@@ -129,28 +129,28 @@ impl Check<'_> {
         self.range(&["cluster", "relay", "linger"], cluster.relay.linger, seconds(0..=3600));
         self.origins(config);
         self.tls(config);
-        let (relay, control) = (cluster.relay.listen.is_off(), cluster.control.listen.is_off());
-        if !relay && control {
+        let (relay, control) = (!cluster.relay.listen.is_off(), !cluster.control.listen.is_off());
+        if relay && !control {
             self.refuse(
                 &["cluster", "relay", "listen"],
                 "other hosts find the relay through cluster.control.listen, which is off; write both",
             );
         }
-        if relay && !control {
+        if control && !relay {
             self.refuse(
                 &["cluster", "control", "listen"],
                 "other hosts fetch streams over cluster.relay.listen, which is off; write both",
             );
         }
         let serves = config.origin.workers > 0;
-        if !serves && !(relay && control) {
-            let path = if relay { "control" } else { "relay" };
+        if !serves && (relay || control) {
+            let path = if relay { "relay" } else { "control" };
             self.refuse(
                 &["cluster", path, "listen"],
                 "only origin workers listen here and origin.workers is 0; write off",
             );
         }
-        if serves && !cluster.origins.is_empty() && relay && control {
+        if serves && !cluster.origins.is_empty() && !relay && !control {
             let message = "this host has origin workers that other hosts cannot reach; write cluster.relay.listen and \
                            cluster.control.listen, or origin.workers: 0";
             self.refuse(&["cluster", "origins"], message);

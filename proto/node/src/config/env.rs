@@ -94,12 +94,12 @@ fn keys(name: &str) -> Result<Vec<String>, Fault> {
     whole(name, path.split("__").map(str::to_owned).collect())
 }
 
+/// No section has an underscore in its name, so one in the first key is a level that was meant.
 fn whole(name: &str, keys: Vec<String>) -> Result<Vec<String>, Fault> {
-    match keys.iter().any(String::is_empty) {
-        true => Err(refuse(
-            name,
-            "not the name of a key; write WEIR_ and the keys joined by two underscores, as in WEIR_EDGE__WORKERS",
-        )),
-        false => Ok(keys),
+    if keys.iter().any(String::is_empty) || keys.first().is_some_and(|section| section.contains('_')) {
+        let hint =
+            "not the name of a key; write WEIR_ and the keys joined by two underscores, as in WEIR_EDGE__WORKERS";
+        return Err(refuse(name, hint));
     }
+    Ok(keys)
 }

@@ -43,7 +43,7 @@ fn read(path: &Path) -> Result<String, Vec<Fault>> {
     })
 }
 
-fn from_text(text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Config, Vec<Fault>> {
+pub(super) fn from_text(text: &str, env: impl Iterator<Item = (String, String)>) -> Result<Config, Vec<Fault>> {
     let mut tree = Node::parse(text, None).map_err(|fault| vec![fault])?;
     let mut faults = env::overlay(&mut tree, env);
     let config = typed(&mut tree, &mut faults);

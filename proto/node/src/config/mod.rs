@@ -10,6 +10,8 @@ mod error;
 mod load;
 mod sections;
 mod suggest;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod typed;
 mod value;

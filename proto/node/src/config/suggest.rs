@@ -15,20 +15,31 @@ pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
     near.filter(|(errors, _)| *errors <= allowed).min().map(|(_, candidate)| candidate)
 }
 
-/// Levenshtein distance over bytes: letters put in, left out or changed.
+/// Letters put in, left out or changed, and neighbours swapped (optimal string alignment).
 fn distance(a: &[u8], b: &[u8]) -> usize {
+    let mut before: Vec<usize> = Vec::new();
     let mut row: Vec<usize> = (0..=b.len()).collect();
+    let mut last = None;
     for (i, x) in a.iter().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
         let mut next = Vec::with_capacity(row.len());
+        let mut left = i + 1;
         next.push(left);
-        for (y, above) in b.iter().zip(row.iter().skip(1)) {
+        let mut last_y = None;
+        for (j, (y, pair)) in b.iter().zip(row.windows(2)).enumerate() {
+            let (diagonal, above) = match pair {
+                [diagonal, above] => (*diagonal, *above),
+                _ => continue,
+            };
             left = (left + 1).min(above + 1).min(diagonal + usize::from(x != y));
-            diagonal = *above;
+            let swapped = last == Some(y) && last_y == Some(x);
+            if swapped && let Some(two_back) = j.checked_sub(1).and_then(|j| before.get(j)) {
+                left = left.min(two_back + 1);
+            }
             next.push(left);
+            last_y = Some(y);
         }
-        row = next;
+        before = std::mem::replace(&mut row, next);
+        last = Some(x);
     }
     row.last().copied().unwrap_or(a.len())
 }
@@ -45,7 +56,9 @@ mod tests {
             ("abc", "", 3),
             ("lisen", "listen", 1),
             ("kitten", "sitting", 3),
-            ("ab", "ba", 2),
+            ("ab", "ba", 1),
+            ("plya", "play", 1),
+            ("abcd", "badc", 2),
         ] {
             assert_eq!(distance(a.as_bytes(), b.as_bytes()), errors, "{a} {b}");
         }

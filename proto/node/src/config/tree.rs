@@ -57,7 +57,7 @@ impl Node {
                 flow_nesting_limit: DEPTH_MAX,
                 max_nodes: NODES_MAX,
                 max_events: 4 * NODES_MAX,
-                max_documents: 1,
+                max_documents: 2,
                 max_buffered_comment_events: 10_000,
             },
         };

@@ -42,10 +42,10 @@ impl<'de> Deserializer<'de> for Typed<'de> {
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         match &self.0.value {
-            Value::Word(word) => match word.as_str() {
+            Value::Word(word) => match word.to_ascii_lowercase().as_str() {
                 "on" | "true" | "yes" => visitor.visit_bool(true),
                 "off" | "false" | "no" => visitor.visit_bool(false),
-                other => Err(de::Error::custom(format!("{other:?} is neither on nor off; write one of them"))),
+                _ => Err(de::Error::custom(format!("{word:?} is neither on nor off; write one of them"))),
             },
             Value::Empty => Err(de::Error::custom("the value is missing; write on or off, or leave the key out")),
             _ => Err(de::Error::custom("write on or off")),

@@ -43,7 +43,7 @@ const SIZE_UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB"
 
 /// The largest unit that divides `value` evenly, so that `90s` stays `90s` and `60s` becomes `1m`.
 fn show_in(units: &[(&str, u64)], value: u64) -> String {
-    match units.iter().find(|(_, unit)| value != 0 && value % unit == 0) {
+    match units.iter().find(|(_, unit)| value != 0 && value.is_multiple_of(*unit)) {
         Some((name, unit)) => format!("{}{name}", value / unit),
         None => "0".to_owned(),
     }

@@ -1,0 +1,22 @@
+//! The internal relay: how frames travel between an edge worker and an origin worker.
+//!
+//! One connection carries all streams of an edge worker, both ways. Everything on it is a [`Record`]; claim, subscribe,
+//! end and refusal are records too, so that they are ordered with the frames. A record is at most 64 KiB on the wire;
+//! a larger frame is continued in further records, between which other streams' records may lie.
+//!
+//! ```text
+//! record  = length:u24  type:u8  channel:u32  payload       length counts the payload; integers are big-endian
+//! frame   = epoch:u64 seq:u64 dts:i64 kind:u8 total:u32 body    total counts the whole body; the rest follows in `more`
+//! ```
+//!
+//! A channel is a number chosen by the edge; it stands for one publication or one subscription on that connection.
+
+mod decode;
+mod groups;
+mod outq;
+mod record;
+
+pub use decode::Decoder;
+pub use groups::{Assembler, Group};
+pub use outq::{Full, OutQueue, Policy};
+pub use record::{Error, FRAME_MAX, RECORD_MAX, Record, Refusal, VERSION, encode};

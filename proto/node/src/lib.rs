@@ -1,7 +1,12 @@
 //! The process shell that every role shares.
 
+pub mod cert;
 pub mod config;
 pub mod fdpass;
 pub mod link;
+pub mod log;
+pub mod quic;
+pub mod secret;
 pub mod sockets;
+pub mod tls;
 pub mod worker;

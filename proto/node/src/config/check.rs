@@ -164,7 +164,7 @@ impl Check<'_> {
             self.refuse(&path, format!("{} entries; write at most {ORIGINS_MAX}", origins.len()));
         }
         for (i, origin) in origins.iter().take(ORIGINS_MAX).enumerate() {
-            if !is_host_port(origin) {
+            if host_port(origin).is_none() {
                 self.refuse(
                     &path,
                     format!(
@@ -302,16 +302,14 @@ impl Bound<'_> {
     }
 }
 
-/// True for `name:port`, `1.2.3.4:port` and `[v6]:port`.
-fn is_host_port(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else { return false };
-    let port_is_one = port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0);
-    let host_is_one = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
-        Some(v6) => v6.parse::<Ipv6Addr>().is_ok(),
-        None => {
-            let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-            !host.is_empty() && host.len() <= 253 && host.bytes().all(allowed)
-        }
-    };
-    port_is_one && host_is_one
+/// Splits an entry of `cluster.origins`, `name:port`, `1.2.3.4:port` or `[v6]:port`, into host (without brackets)
+/// and port. `None` when it is none of these.
+pub fn host_port(text: &str) -> Option<(&str, u16)> {
+    let (host, digits) = text.rsplit_once(':')?;
+    let port = digits.parse::<u16>().ok().filter(|port| *port > 0 && !digits.starts_with('+'))?;
+    if let Some(v6) = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        return v6.parse::<Ipv6Addr>().is_ok().then_some((v6, port));
+    }
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    ((1..=253).contains(&host.len()) && host.bytes().all(allowed)).then_some((host, port))
 }

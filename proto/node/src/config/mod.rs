@@ -23,6 +23,7 @@ use std::thread::available_parallelism;
 
 use serde::{Deserialize, Serialize};
 
+pub use check::host_port;
 pub use cluster::{Cluster, Control, Directory, Relay, Tls};
 pub use env::{INTERNAL_PREFIX, LOG_VARIABLE};
 pub use error::ConfigErrors;

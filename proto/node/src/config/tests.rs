@@ -123,6 +123,16 @@ fn vhosts_resolve() {
 }
 
 #[test]
+fn origins_are_split() {
+    assert_eq!(host_port("origin-1.example.com:1990"), Some(("origin-1.example.com", 1990)));
+    assert_eq!(host_port("127.0.0.2:1"), Some(("127.0.0.2", 1)));
+    assert_eq!(host_port("[fd00::1]:1990"), Some(("fd00::1", 1990)));
+    for wrong in ["", ":1", "a", "a:", "a:0", "a:+1", "a:65536", "fd00::1:1990", "[x]:1", "a b:1", "http://a:1"] {
+        assert_eq!(host_port(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
 fn listener_of_a_worker() {
     let listen = Listen::at(["10.0.0.1:65534".parse().unwrap(), "[::1]:100".parse().unwrap()]);
     assert_eq!(listen.of_worker(1), ["10.0.0.1:65535".parse().unwrap(), "[::1]:101".parse().unwrap()]);

@@ -116,9 +116,7 @@ fn receive_one(socket: BorrowedFd<'_>) -> Result<Message, Error> {
         return Err(Error::Io(io::ErrorKind::UnexpectedEof.into()));
     }
     match bytes.first_chunk::<TOKEN_BYTES>() {
-        Some(token) if read == TOKEN_BYTES && !fds.is_empty() => {
-            Ok(Message { token: u64::from_le_bytes(*token), fds })
-        }
+        Some(token) if read == TOKEN_BYTES && !fds.is_empty() => Ok(Message { token: u64::from_le_bytes(*token), fds }),
         _ => Err(Error::Malformed { bytes: read, fds: fds.len() }),
     }
 }

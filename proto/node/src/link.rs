@@ -5,7 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -164,7 +164,7 @@ pub(crate) fn parse_config(json: &str) -> Result<Config, Error> {
 }
 
 /// Attaches, trying for [`PATIENCE`].
-pub(crate) async fn attach(identity: &Identity, socket: &PathBuf, handle: &LinkHandle) -> Result<Session, Error> {
+pub(crate) async fn attach(identity: &Identity, socket: &Path, handle: &LinkHandle) -> Result<Session, Error> {
     let lost_at = Instant::now() + PATIENCE;
     loop {
         if identity.is_orphan() {
@@ -185,7 +185,7 @@ pub(crate) async fn attach(identity: &Identity, socket: &PathBuf, handle: &LinkH
     }
 }
 
-async fn attach_once(identity: &Identity, socket: &PathBuf, handle: &LinkHandle) -> Result<Session, tonic::Status> {
+async fn attach_once(identity: &Identity, socket: &Path, handle: &LinkHandle) -> Result<Session, tonic::Status> {
     let unreachable = |e: tonic::transport::Error| tonic::Status::unavailable(format!("{}: {e}", socket.display()));
     let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).map_err(unreachable)?;
     let channel = endpoint.connect().await.map_err(unreachable)?;
@@ -200,9 +200,9 @@ async fn attach_once(identity: &Identity, socket: &PathBuf, handle: &LinkHandle)
     outgoing.try_send(FromWorker { kind: Some(from_worker::Kind::Attach(attach)) }).ok();
     let mut client = LinkClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
     let mut incoming = client.attach(ReceiverStream::new(queue)).await?.into_inner();
-    let welcome = match incoming.message().await? {
-        Some(ToWorker { kind: Some(to_worker::Kind::Welcome(welcome)) }) => welcome,
-        _ => return Err(tonic::Status::data_loss("the first answer is no welcome")),
+    let first = incoming.message().await?;
+    let Some(ToWorker { kind: Some(to_worker::Kind::Welcome(welcome)) }) = first else {
+        return Err(tonic::Status::data_loss("the first answer is no welcome"));
     };
     handle.shared.outgoing.replace(Some(outgoing));
     if handle.shared.ready.get() {

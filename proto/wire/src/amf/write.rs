@@ -63,9 +63,12 @@ fn properties(out: &mut Vec<u8>, list: &[(String, Value)]) {
 }
 
 fn name(out: &mut Vec<u8>, text: &str) {
-    let text = &text.as_bytes().get(..text.floor_char_boundary(u16::MAX.into())).unwrap_or_default();
-    out.extend_from_slice(&u16::try_from(text.len()).unwrap_or_default().to_be_bytes());
-    out.extend_from_slice(text);
+    let mut end = text.len().min(u16::MAX.into());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    out.extend_from_slice(&u16::try_from(end).unwrap_or_default().to_be_bytes());
+    out.extend_from_slice(text.as_bytes().get(..end).unwrap_or_default());
 }
 
 fn long_string(out: &mut Vec<u8>, marker: u8, text: &str) {

@@ -75,13 +75,18 @@ impl Link {
         Ok(None)
     }
 
-    /// Acknowledges what is due, at most once a `handle`, and checks that the peer reads its answers.
+    /// Acknowledges what is due, at most once a `handle`.
     pub(super) fn settle(&mut self) -> Result<(), Error> {
         if self.peer_window > 0 && self.received - self.acknowledged >= u64::from(self.peer_window) {
             self.acknowledged = self.received;
             let [.., a, b, c, d] = self.received.to_be_bytes();
             self.write(chunk::CSID_CONTROL, type_id::ACKNOWLEDGEMENT, 0, 0, &[a, b, c, d]);
         }
+        self.check_pending()
+    }
+
+    /// Whether the peer reads what it asks for.
+    pub(super) fn check_pending(&self) -> Result<(), Error> {
         if self.out.len() > self.pending_out { Err(Error::PendingOut(self.pending_out)) } else { Ok(()) }
     }
 

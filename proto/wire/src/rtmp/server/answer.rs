@@ -208,19 +208,18 @@ impl Server {
         self.status(STREAM_ID, with_client(status("status", code, description)));
     }
 
-    /// Ends a publication or a play, if there is one.
-    pub(super) fn stop(&mut self) -> Option<Event> {
-        let event = match self.role {
-            Role::None => return None,
+    /// Ends the publication or the play, if there is one, and says which.
+    pub(super) fn stop(&mut self) -> Role {
+        let role = std::mem::replace(&mut self.role, Role::None);
+        self.events.push_back(match role {
+            Role::None => return role,
             Role::Publisher => Event::Unpublish,
             Role::Player => Event::StopPlay,
-        };
-        self.role = Role::None;
+        });
         self.fc_publish = false;
         self.link.reader.set_max_message(self.limits.message_before_publish);
         self.idle();
-        self.events.push_back(event.clone());
-        Some(event)
+        role
     }
 }
 

@@ -84,9 +84,9 @@ impl Server {
 
     pub(super) fn stop_with_status(&mut self) {
         match self.stop() {
-            Some(Event::Unpublish) => self.notify("NetStream.Unpublish.Success", "Stream is now unpublished"),
-            Some(_) => self.notify("NetStream.Play.Stop", "Stopped playing stream."),
-            None => {}
+            Role::Publisher => self.notify("NetStream.Unpublish.Success", "Stream is now unpublished"),
+            Role::Player => self.notify("NetStream.Play.Stop", "Stopped playing stream."),
+            Role::None => {}
         }
     }
 

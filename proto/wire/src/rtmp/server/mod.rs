@@ -173,10 +173,11 @@ impl Server {
         while matches!(self.phase, Phase::Open) && !self.awaits_answer() {
             let Some(message) = self.link.read(input)? else { break };
             self.message(&message)?;
+            self.link.check_pending()?;
         }
-        if self.base.is_none() {
-            let received = self.link.received() - (2 * handshake::PACKET as u64 + 1).min(self.link.received());
-            if received > self.limits.bytes_before_connect as u64 {
+        if self.base.is_none() && matches!(self.phase, Phase::Open) {
+            let handshake = 2 * handshake::PACKET as u64 + 1;
+            if self.link.received() > handshake + self.limits.bytes_before_connect as u64 {
                 return Err(Error::BytesBeforeConnect(self.limits.bytes_before_connect));
             }
         }

@@ -38,7 +38,7 @@ impl Server {
     pub(super) fn publish(&mut self, command: &Command) {
         match command.argument(0) {
             // NetStream.publish(false) ends a publication.
-            Value::Boolean(false) | Value::Null => return self.stop_with_status(),
+            Value::Boolean(false) | Value::Null => self.stop_with_status(),
             Value::String(name) if self.role == Role::None => match self.target(name) {
                 Ok(request) => {
                     self.ask(Asked::Publish, Event::Publish(request));
@@ -54,7 +54,7 @@ impl Server {
 
     pub(super) fn play(&mut self, command: &Command) {
         match command.argument(0) {
-            Value::Boolean(false) => return self.stop_with_status(),
+            Value::Boolean(false) => self.stop_with_status(),
             Value::String(_) if self.role == Role::Publisher => {
                 self.refuse(PlayRefusal::Failed.code(), "This connection already publishes.");
             }

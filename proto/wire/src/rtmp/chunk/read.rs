@@ -30,7 +30,7 @@ pub struct Bounds {
 }
 
 /// A message's buffer starts no larger than this, whatever length its header claims, and doubles from there.
-const FIRST_BUFFER: usize = 256 * 1024;
+pub(super) const FIRST_BUFFER: usize = 256 * 1024;
 /// Basic header, message header and extended timestamp at their longest.
 const MAX_HEADER: usize = 3 + 11 + 4;
 

@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::link::{self, Link, LinkHandle};
+use crate::log;
 use crate::sockets::{self, Inherited, NamedSocket};
 
 /// The environment variable with the supervisor's process id.
@@ -212,6 +213,7 @@ async fn enter(
     let session = link::attach(&identity, &socket, &handle).await?;
     let welcome = session.welcome.clone();
     let config = Rc::new(link::parse_config(&welcome.config)?);
+    log::init(&config.log, identity.role.as_str(), Some(identity.slot))?;
     let drain_timeout = config.edge.drain_timeout;
 
     spawn_local(signals(orders.clone(), drain_timeout)?);
@@ -236,10 +238,12 @@ async fn enter(
     Ok((shell, leave))
 }
 
-/// SIGTERM stops; SIGQUIT drains, and is what the kernel sends when the supervisor dies.
+/// SIGTERM stops; SIGQUIT drains, and is what the kernel sends when the supervisor dies; SIGUSR1 opens the log
+/// file anew.
 fn signals(orders: Orders, drain_timeout: Duration) -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut quit = signal(SignalKind::quit())?;
+    let mut reopen = signal(SignalKind::user_defined1())?;
     Ok(async move {
         loop {
             tokio::select! {
@@ -247,6 +251,11 @@ fn signals(orders: Orders, drain_timeout: Duration) -> std::io::Result<impl Futu
                 _ = quit.recv() => {
                     info!("draining: asked by a signal, or the supervisor is gone");
                     orders.drain(drain_timeout).await;
+                }
+                _ = reopen.recv() => {
+                    if let Err(error) = log::reopen() {
+                        warn!("{error}");
+                    }
                 }
             }
         }

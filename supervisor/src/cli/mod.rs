@@ -1,0 +1,139 @@
+//! The command line.
+
+mod ctl;
+mod status;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::LazyLock;
+
+use clap::{Parser, Subcommand};
+use weir_node::cert;
+use weir_node::config::{Config, ConfigErrors, DEFAULT_YAML, load};
+use weir_node::log;
+use weir_supervisor::host;
+use weir_supervisor::spawn::Program;
+
+/// A live-streaming server: takes a stream in once and spreads it over every core of the host
+#[derive(Debug, Parser)]
+#[command(name = "weir", version = version(), args_conflicts_with_subcommands = true)]
+#[command(after_help = "Without a command weir runs the host, as `weir run` does.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: File,
+}
+
+/// The configuration to use.
+#[derive(Clone, Debug, clap::Args)]
+struct File {
+    /// Configuration file; without it the built-in configuration. WEIR_* variables win over both
+    #[arg(short = 'c', long = "config", value_name = "FILE")]
+    path: Option<PathBuf>,
+}
+
+impl File {
+    fn load(&self) -> Result<Config, ConfigErrors> {
+        load(self.path.as_deref(), std::env::vars())
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the host: the supervisor and its workers
+    Run(File),
+    /// Say whether a configuration is right, or everything that is wrong with it
+    Check(File),
+    /// Print the built-in configuration, which explains every key
+    Config,
+    /// Make the certificates of a cluster
+    #[command(subcommand)]
+    Cert(Cert),
+    /// Ask or tell the weir that runs on this host
+    Ctl(ctl::Ctl),
+}
+
+#[derive(Debug, Subcommand)]
+enum Cert {
+    /// Make the authority that every host of the cluster trusts: ca.pem and ca.key
+    Ca {
+        /// Directory to write to
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
+    },
+    /// Make the certificate of a host: NAME.pem and NAME.key
+    Node {
+        /// Directory that holds ca.pem and ca.key, and to write to
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
+        /// Host names and addresses by which the other hosts reach it
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+}
+
+fn version() -> &'static str {
+    static VERSION: LazyLock<String> = LazyLock::new(|| {
+        let build = if cfg!(debug_assertions) { "debug" } else { "release" };
+        let (arch, os) = (std::env::consts::ARCH, std::env::consts::OS);
+        format!("{} ({build} build for {arch}-{os})", env!("CARGO_PKG_VERSION"))
+    });
+    &VERSION
+}
+
+/// Runs what the command line says.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.command.unwrap_or(Command::Run(cli.run)) {
+        Command::Run(file) => run(&file),
+        Command::Check(file) => check(&file),
+        Command::Config => print(DEFAULT_YAML.trim_end()),
+        Command::Cert(Cert::Ca { dir }) => print_or_fail(cert::make_ca(&dir)),
+        Command::Cert(Cert::Node { dir, names }) => print_or_fail(cert::make_node(&dir, &names)),
+        Command::Ctl(ctl) => print_or_fail(ctl.run()),
+    }
+}
+
+fn run(file: &File) -> ExitCode {
+    let config = match file.load() {
+        Ok(config) => config,
+        Err(errors) => return fail(errors),
+    };
+    let done = log::init(&config.log, "weir", None).map_err(anyhow::Error::from);
+    done.and_then(|()| host::run(config, Program::own_image())).unwrap_or_else(|error| fail(format!("{error:#}")))
+}
+
+fn check(file: &File) -> ExitCode {
+    let name =
+        file.path.as_ref().map_or_else(|| "built-in configuration".to_owned(), |path| path.display().to_string());
+    match file.load() {
+        Ok(_) => print(format!("{name}: ok")),
+        Err(errors) => {
+            eprintln!("{errors}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes to standard output; a reader that went away is no failure worth a word.
+fn print(text: impl fmt::Display) -> ExitCode {
+    use std::io::Write;
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn fail(error: impl fmt::Display) -> ExitCode {
+    eprintln!("weir: {error}");
+    ExitCode::FAILURE
+}
+
+fn print_or_fail<T: fmt::Display, E: Into<anyhow::Error>>(done: Result<T, E>) -> ExitCode {
+    match done {
+        Ok(text) => print(text),
+        Err(error) => fail(format!("{:#}", error.into())),
+    }
+}

@@ -1,0 +1,37 @@
+//! A worker as the loop knows it.
+
+use weir_proto::supervisor::{Report, ToWorker, to_worker};
+
+use crate::link::Outgoing;
+use crate::spawn::Process;
+use crate::usage::Usage;
+
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) process: Process,
+    pub(super) report: Report,
+    pub(super) usage: Usage,
+    link: Option<(u64, Outgoing)>,
+}
+
+impl Worker {
+    pub(super) fn new(process: Process) -> Self {
+        Self { process, report: Report::default(), usage: Usage::default(), link: None }
+    }
+
+    /// Queues a message. False when there is no link, or it is as good as broken.
+    pub(super) fn say(&self, kind: to_worker::Kind) -> bool {
+        let message = ToWorker { kind: Some(kind) };
+        self.link.as_ref().is_some_and(|(_, outgoing)| outgoing.try_send(Ok(message)).is_ok())
+    }
+
+    /// Takes a new link; returns the number of the one it replaces.
+    pub(super) fn take_link(&mut self, link: u64, outgoing: Outgoing) -> Option<u64> {
+        self.link.replace((link, outgoing)).map(|(old, _)| old)
+    }
+
+    /// Closes the link; returns its number.
+    pub(super) fn drop_link(&mut self) -> Option<u64> {
+        self.link.take().map(|(link, _)| link)
+    }
+}

@@ -17,7 +17,7 @@ const DIGEST: usize = 32;
 /// "Genuine Adobe Flash Media Server 001" and the constant that both sides' keys end with.
 const SERVER_KEY: &[u8] = b"Genuine Adobe Flash Media Server 001\
     \xf0\xee\xc2\x4a\x80\x68\xbe\xe8\x2e\x00\xd0\xd1\x02\x9e\x7e\x57\x6e\xec\x5d\x2d\x29\x80\x6f\xab\x93\xb8\xe6\x36\xcf\xeb\x31\xae";
-const SERVER_TEXT: &[u8] = b"Genuine Adobe Flash Media Server 001";
+const SERVER_TEXT: &[u8] = SERVER_KEY.split_at(36).0;
 const CLIENT_TEXT: &[u8] = b"Genuine Adobe Flash Player 001";
 
 type Packet = [u8; PACKET];

@@ -64,6 +64,11 @@ impl Link {
         self.received
     }
 
+    #[cfg(test)]
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.out.capacity() + self.reader.heap_bytes()
+    }
+
     /// The next message that is not the link's own business.
     pub(super) fn read(&mut self, input: &mut &[u8]) -> Result<Option<Message>, Error> {
         while let Some(message) = self.reader.read(input)? {

@@ -125,6 +125,11 @@ impl Reader {
         self.partial
     }
 
+    #[cfg(test)]
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.partial + self.streams.capacity() * size_of::<Stream>()
+    }
+
     /// Reads up to the end of the next message and moves `input` behind it; `None` once all of `input` is read. After
     /// an error the connection is of no use.
     pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<Message>, Error> {

@@ -125,10 +125,13 @@ fn any_sent() -> impl Strategy<Value = Sent> {
     )
 }
 
+/// The bytes of one chunk, and the message that it ends.
+type Chunk = (Vec<u8>, Option<Message>);
+
 /// Interleaves the messages of different chunk streams, and says in which order they end.
 fn interleave(sent: &[Sent], chunk_size: usize, omit_extended: bool) -> (Vec<u8>, Vec<Message>) {
     let mut writer = Writer { omit_extended, ..Writer::default() };
-    let mut queues: Vec<(u32, Vec<(Vec<u8>, Option<Message>)>)> = Vec::new();
+    let mut queues: Vec<(u32, Vec<Chunk>)> = Vec::new();
     for one in sent {
         let chunks = writer.chunks(&one.message, one.fmt, chunk_size);
         let count = chunks.len();

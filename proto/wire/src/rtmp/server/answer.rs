@@ -154,14 +154,16 @@ impl Server {
     /// Says goodbye, with a reason that the client may show, and closes. Before `connect` was answered there is no one
     /// to say it to.
     pub fn shutdown(&mut self, description: &str) {
-        match self.asked {
-            Asked::Connect { .. } => return self.reject_connect(description),
-            _ if self.base.is_some() => self.status(0, status("status", "NetConnection.Connect.Closed", description)),
-            _ => {}
+        if matches!(self.asked, Asked::Connect { .. }) {
+            return self.reject_connect(description);
         }
-        if !self.closed() {
-            self.close(description.to_owned());
+        if self.closed() {
+            return;
         }
+        if self.base.is_some() {
+            self.status(0, status("status", "NetConnection.Connect.Closed", description));
+        }
+        self.close(description.to_owned());
     }
 
     /// Asks an Enhanced RTMP client to connect anew, to `tc_url` or to where it is, while this connection goes on until

@@ -137,7 +137,9 @@ impl Server {
             return Output::Event(event);
         }
         // A burst must not cost an idle connection its memory for good.
-        self.events.shrink_to(4);
+        if self.events.capacity() > 32 {
+            self.events.shrink_to(8);
+        }
         Output::Wait(self.deadline)
     }
 
@@ -149,6 +151,22 @@ impl Server {
     /// Bytes received on this connection, handshake included.
     pub fn received(&self) -> u64 {
         self.link.received()
+    }
+
+    /// Bytes allocated for partly received messages.
+    pub fn partial_bytes(&self) -> usize {
+        self.link.reader.partial_bytes()
+    }
+
+    /// Bytes allocated outside this value, for tests of what a connection costs.
+    #[cfg(test)]
+    pub(super) fn heap_bytes(&self) -> usize {
+        let base = self
+            .base
+            .as_ref()
+            .map_or(0, |base| size_of_val(&**base) + base.vhost.len() + base.app.len() + base.query.len());
+        let events = self.events.capacity() * size_of::<Event>();
+        base + events + self.held.capacity() + self.link.heap_bytes()
     }
 
     fn handshake(&mut self, input: &mut &[u8]) -> Result<(), Error> {
@@ -215,6 +233,7 @@ impl Server {
 
     fn close(&mut self, reason: String) {
         self.phase = Phase::Closed;
+        self.role = Role::None;
         self.asked = Asked::Nothing;
         self.deadline = None;
         self.held = BytesMut::new();

@@ -1,3 +1,10 @@
 mod support;
 
+mod dialects;
+mod fuzz;
+mod handshakes;
+mod hostile;
+mod limits;
+mod names;
+mod replies;
 mod session;

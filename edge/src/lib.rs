@@ -1,1 +1,17 @@
-//! weir-edge.
+//! The edge worker: owns TCP clients, fans streams out to them, and carries publishers to their origins.
+//!
+//! One thread, one runtime. Data flows one way: `serve` reads publishers into `publication`, which the `relay` carries
+//! away; the `relay` brings frames to `stream`, whose `fanout` writes them to players.
+
+mod directory;
+mod fanout;
+mod hub;
+mod publication;
+mod publish;
+mod pull;
+mod relay;
+mod serve;
+mod stream;
+mod worker;
+
+pub use worker::run;

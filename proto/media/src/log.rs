@@ -135,6 +135,11 @@ impl Log {
         BLOCK
     }
 
+    /// Nobody can join any more until the next point: the group outgrew its cache.
+    pub fn clear_joins(&mut self) {
+        self.joins.clear();
+    }
+
     /// Memory of the blocks, in bytes.
     pub fn memory(&self) -> usize {
         self.blocks.len() * BLOCK

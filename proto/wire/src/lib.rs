@@ -6,5 +6,6 @@
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 pub mod amf;
+pub mod http;
 pub mod relay;
 pub mod rtmp;

@@ -20,7 +20,7 @@ use bytes::Bytes;
 
 pub use client::Client;
 pub use limits::Limits;
-pub use name::NameError;
+pub use name::{NameError, from_url};
 pub use server::{ConnectRequest, Enhanced, Event, PlayRefusal, PublishRefusal, Server, StreamRequest};
 
 use crate::amf;

@@ -113,6 +113,16 @@ impl Base {
     }
 }
 
+/// The stream that an HTTP request means: `path` without its extension, `host` as the Host header has it.
+///
+/// # Errors
+/// The path cannot be a stream's.
+pub fn from_url(host: &str, path: &str, query: &str, limits: &Limits) -> Result<super::StreamRequest, NameError> {
+    let base = Base::new("", &format!("http://{host}/"), limits)?;
+    let Target { vhost, app, stream, query } = base.resolve(&format!("{path}?{query}"), limits)?;
+    Ok(super::StreamRequest { vhost, app, stream, query })
+}
+
 /// Turns SRS's old spelling of a query into the usual one.
 fn modern(text: &str) -> String {
     text.replacen("...vhost...", "?vhost=", 1)

@@ -1,0 +1,325 @@
+use std::cell::Cell;
+use std::io::{ErrorKind, IoSlice};
+use std::rc::Rc;
+
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use weir_media::Log;
+
+use super::{Patience, Start};
+
+/// Bytes of a player's own that may wait for a message boundary: answers to a client that asks without reading.
+const CONTROL_MAX: usize = 4096;
+
+/// Why the fan-out let a player go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CloseReason {
+    /// Its socket failed.
+    Gone,
+    /// It lagged beyond `queue_close`, or what it had half of is no longer held.
+    TooSlow,
+    /// More than [`CONTROL_MAX`] of answers waited for it.
+    Flood,
+}
+
+impl CloseReason {
+    /// For logs.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Gone => "connection lost",
+            Self::TooSlow => "too slow",
+            Self::Flood => "asks without reading",
+        }
+    }
+}
+
+/// What a player's own task and the fan-out share.
+#[derive(Debug, Default)]
+pub(crate) struct Handle {
+    live: Cell<bool>,
+    started: Cell<bool>,
+    stopped: Cell<bool>,
+    closed: Cell<Option<CloseReason>>,
+    sent: Cell<u64>,
+    changed: Notify,
+}
+
+impl Handle {
+    /// Whether the stream has a publisher.
+    pub(crate) fn live(&self) -> bool {
+        self.live.get()
+    }
+
+    /// Whether the first media was written.
+    pub(crate) fn started(&self) -> bool {
+        self.started.get()
+    }
+
+    /// Whether the player, paused, stands at a message boundary with nothing of it unsent.
+    pub(crate) fn stopped(&self) -> bool {
+        self.stopped.get()
+    }
+
+    /// Set when the fan-out let it go.
+    pub(crate) fn closed(&self) -> Option<CloseReason> {
+        self.closed.get()
+    }
+
+    /// Bytes written.
+    pub(crate) fn sent(&self) -> u64 {
+        self.sent.get()
+    }
+
+    /// Returns when one of the above has changed.
+    pub(crate) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    pub(crate) fn set_live(&self, live: bool) {
+        if self.live.replace(live) != live {
+            self.changed.notify_one();
+        }
+    }
+
+    fn close(&self, reason: CloseReason) {
+        self.closed.set(Some(reason));
+        self.changed.notify_one();
+    }
+}
+
+/// Where a player stands in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Waits for a group that starts at this offset or later.
+    Waiting(u64),
+    /// Reads from this offset on.
+    Reading(u64),
+    /// Finishes the message it is in, then does something else.
+    Finishing { at: u64, until: u64, then: Then },
+    /// Gets no media.
+    Paused,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Then {
+    Pause,
+    /// Goes on at the newest group.
+    Skip,
+}
+
+pub(super) enum Progress {
+    /// It has all there is.
+    Done,
+    /// Its socket is full.
+    Blocked,
+    /// Its socket failed, or it was closed.
+    Gone,
+}
+
+/// A socket, a cursor and a few flags.
+#[derive(Debug)]
+pub(super) struct Player {
+    socket: Rc<TcpStream>,
+    handle: Rc<Handle>,
+    place: Place,
+    /// Goes out before the log's bytes.
+    front: Vec<u8>,
+    /// Moves to `front` at the next message boundary.
+    control: Vec<u8>,
+    /// Moves to `front` with the first media.
+    intro: Vec<u8>,
+    pub(super) blocked: bool,
+}
+
+impl Player {
+    pub(super) fn new(socket: Rc<TcpStream>, handle: Rc<Handle>, start: Start, from: u64) -> Self {
+        Self {
+            socket,
+            handle,
+            place: Place::Waiting(from),
+            front: start.front,
+            control: Vec::new(),
+            intro: start.intro,
+            blocked: false,
+        }
+    }
+
+    pub(super) fn socket(&self) -> &Rc<TcpStream> {
+        &self.socket
+    }
+
+    pub(super) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// The offset that the log must keep for it.
+    pub(super) fn cursor(&self) -> Option<u64> {
+        match self.place {
+            Place::Reading(at) | Place::Finishing { at, .. } => Some(at),
+            Place::Waiting(_) | Place::Paused => None,
+        }
+    }
+
+    pub(super) fn control(&mut self, bytes: &[u8]) {
+        if self.control.len() + bytes.len() > CONTROL_MAX {
+            self.handle.close(CloseReason::Flood);
+        } else {
+            self.control.extend_from_slice(bytes);
+        }
+    }
+
+    pub(super) fn pause(&mut self, log: &Log) {
+        match self.place {
+            Place::Reading(at) | Place::Finishing { at, .. } => self.finish(log, at, Then::Pause),
+            Place::Waiting(_) | Place::Paused => self.halt(),
+        }
+    }
+
+    pub(super) fn resume(&mut self) {
+        self.handle.stopped.set(false);
+        match self.place {
+            Place::Paused => self.place = Place::Waiting(0),
+            Place::Finishing { at, until, then: Then::Pause } => {
+                self.place = Place::Finishing { at, until, then: Then::Skip };
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks after a player whose socket is full. False: it was closed.
+    pub(super) fn be_patient(&mut self, log: &Log, patience: Patience, skips: &mut u64) -> bool {
+        let Some(at) = self.cursor() else { return true };
+        let lag = log.lag(at);
+        if lag > patience.close {
+            self.handle.close(CloseReason::TooSlow);
+            return false;
+        }
+        if lag > patience.skip
+            && matches!(self.place, Place::Reading(_))
+            && log.newest_join().is_some_and(|(join, _)| join > at)
+        {
+            self.finish(log, at, Then::Skip);
+            *skips += 1;
+        }
+        true
+    }
+
+    /// After a block was let go. False: it was closed.
+    pub(super) fn survives_shedding(&mut self, log: &Log, skips: &mut u64) -> bool {
+        match self.cursor() {
+            Some(at) if !log.holds(at) => {
+                // Only a message that has not begun may be left out.
+                self.handle.close(CloseReason::TooSlow);
+                false
+            }
+            Some(at) if self.blocked && matches!(self.place, Place::Reading(_)) && log.lag(at) > 0 => {
+                *skips += 1;
+                self.finish(log, at, Then::Skip);
+                true
+            }
+            _ => true,
+        }
+    }
+
+    /// Writes until it has all there is or its socket is full.
+    pub(super) fn write(&mut self, log: &Log) -> Progress {
+        if self.handle.closed.get().is_some() {
+            return Progress::Gone;
+        }
+        loop {
+            self.step(log);
+            let (at, slice) = match self.place {
+                Place::Reading(at) => (at, log.read(at)),
+                Place::Finishing { at, until, .. } => {
+                    let slice = log.read(at);
+                    let left = usize::try_from(until - at).unwrap_or(usize::MAX);
+                    (at, slice.get(..left).unwrap_or(slice))
+                }
+                Place::Waiting(_) | Place::Paused => (0, &[][..]),
+            };
+            let wanted = self.front.len() + slice.len();
+            if wanted == 0 {
+                return Progress::Done;
+            }
+            let written = if self.front.is_empty() {
+                self.socket.try_write(slice)
+            } else {
+                self.socket.try_write_vectored(&[IoSlice::new(&self.front), IoSlice::new(slice)])
+            };
+            let written = match written {
+                Ok(n) => n,
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Progress::Blocked,
+                Err(_) => {
+                    self.handle.close(CloseReason::Gone);
+                    return Progress::Gone;
+                }
+            };
+            self.advance(at, written);
+            if written < wanted {
+                return Progress::Blocked;
+            }
+        }
+    }
+
+    /// Counts what was written off the front, then off the log.
+    fn advance(&mut self, at: u64, written: usize) {
+        self.handle.sent.set(self.handle.sent.get() + written as u64);
+        let front = written.min(self.front.len());
+        self.front.drain(..front);
+        if self.front.is_empty() {
+            self.front = Vec::new();
+        }
+        let moved = at + (written - front) as u64;
+        match &mut self.place {
+            Place::Reading(at) | Place::Finishing { at, .. } => *at = moved,
+            Place::Waiting(_) | Place::Paused => {}
+        }
+    }
+
+    /// What needs no socket: joining, ending what it finishes, moving its own bytes to the front at a boundary.
+    fn step(&mut self, log: &Log) {
+        if let Place::Finishing { at, until, then } = self.place
+            && at >= until
+            && self.front.is_empty()
+        {
+            match then {
+                Then::Pause => self.place = Place::Paused,
+                Then::Skip => self.place = Place::Waiting(at),
+            }
+        }
+        let between_messages = match self.place {
+            Place::Reading(at) => self.control.is_empty() || log.boundary(at) == at,
+            Place::Finishing { .. } => false,
+            Place::Waiting(_) | Place::Paused => true,
+        };
+        if between_messages && self.front.is_empty() && !self.control.is_empty() {
+            self.front = std::mem::take(&mut self.control);
+        }
+        if let Place::Waiting(from) = self.place {
+            let newest = log.newest_join().filter(|(at, _)| *at >= from);
+            if let Some((at, prelude)) = newest {
+                self.front.append(&mut self.intro);
+                self.intro = Vec::new();
+                self.front.extend_from_slice(prelude);
+                self.place = Place::Reading(at);
+                if !self.handle.started.replace(true) {
+                    self.handle.changed.notify_one();
+                }
+            }
+        }
+        if self.place == Place::Paused && self.front.is_empty() {
+            self.halt();
+        }
+    }
+
+    fn halt(&mut self) {
+        self.place = Place::Paused;
+        if self.front.is_empty() && !self.handle.stopped.replace(true) {
+            self.handle.changed.notify_one();
+        }
+    }
+
+    fn finish(&mut self, log: &Log, at: u64, then: Then) {
+        self.place = Place::Finishing { at, until: log.boundary(at), then };
+    }
+}

@@ -1,0 +1,254 @@
+//! What this worker knows: the streams that it pulls, the publications that it carries, and its links to the origins.
+
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+
+use rustc_hash::FxHashMap;
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use weir_media::{GopLimits, StreamName};
+use weir_node::config::Config;
+
+use crate::directory::Directory;
+use crate::fanout::Rounds;
+use crate::publication::Publication;
+use crate::relay::Link;
+use crate::stream::Stream;
+
+/// Numbers of this worker; gauges of this moment and counters of its whole life.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    pub(crate) connections: Cell<u64>,
+    pub(crate) publishers: Cell<u64>,
+    pub(crate) players: Cell<u64>,
+    pub(crate) bytes_in: Cell<u64>,
+    pub(crate) bytes_out: Cell<u64>,
+    /// Players moved forward to a newer group.
+    pub(crate) skips: Cell<u64>,
+    /// Players closed because they lagged too far behind.
+    pub(crate) slow_closed: Cell<u64>,
+    /// Connections refused because there were too many.
+    pub(crate) refused: Cell<u64>,
+}
+
+/// Adds to a counter.
+pub(crate) fn add(counter: &Cell<u64>, n: u64) {
+    counter.set(counter.get().wrapping_add(n));
+}
+
+/// Counts one thing for as long as it lives.
+pub(crate) struct Counted {
+    stats: Rc<Stats>,
+    which: fn(&Stats) -> &Cell<u64>,
+}
+
+impl Counted {
+    pub(crate) fn new(stats: &Rc<Stats>, which: fn(&Stats) -> &Cell<u64>) -> Self {
+        add(which(stats), 1);
+        Self { stats: stats.clone(), which }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let cell = (self.which)(&self.stats);
+        cell.set(cell.get().saturating_sub(1));
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    config: RefCell<Rc<Config>>,
+    directory: Directory,
+    links: Vec<Rc<Link>>,
+    streams: RefCell<FxHashMap<StreamName, Rc<Stream>>>,
+    publications: RefCell<Vec<Weak<Publication>>>,
+    rounds: Rc<Rounds>,
+    log_memory: Cell<usize>,
+    shed_due: Cell<bool>,
+    publish_memory: Cell<usize>,
+    stats: Rc<Stats>,
+    draining: Cell<bool>,
+    drain: Notify,
+}
+
+impl Hub {
+    pub(crate) fn new(config: Rc<Config>, directory: Directory) -> Rc<Self> {
+        let queue = config.cluster.relay.queue;
+        let rounds = Rc::new(Rounds::new());
+        spawn_local(Rounds::run(Rc::downgrade(&rounds)));
+        Rc::new_cyclic(|hub| Self {
+            links: (0..directory.len()).map(|index| Link::new(hub.clone(), index, queue)).collect(),
+            config: RefCell::new(config),
+            directory,
+            streams: RefCell::default(),
+            publications: RefCell::default(),
+            rounds,
+            log_memory: Cell::new(0),
+            shed_due: Cell::new(false),
+            publish_memory: Cell::new(0),
+            stats: Rc::default(),
+            draining: Cell::new(false),
+            drain: Notify::new(),
+        })
+    }
+
+    pub(crate) fn config(&self) -> Rc<Config> {
+        self.config.borrow().clone()
+    }
+
+    /// Takes over what can change while it runs.
+    pub(crate) fn configure(&self, config: Rc<Config>) {
+        for stream in self.streams.borrow().values() {
+            if let Some((_, vhost)) = config.vhost(&stream.name().vhost) {
+                stream.configure(vhost.play.clone());
+            }
+        }
+        *self.config.borrow_mut() = config;
+    }
+
+    pub(crate) fn stats(&self) -> &Rc<Stats> {
+        &self.stats
+    }
+
+    pub(crate) fn rounds(&self) -> &Rc<Rounds> {
+        &self.rounds
+    }
+
+    pub(crate) fn links(&self) -> &[Rc<Link>] {
+        &self.links
+    }
+
+    pub(crate) fn directory(&self) -> &Directory {
+        &self.directory
+    }
+
+    /// Bounds of a group held here.
+    pub(crate) fn gop_limits(&self) -> GopLimits {
+        let gop = &self.config.borrow().origin.gop;
+        GopLimits {
+            bytes: gop.bytes,
+            frames: gop.frames as usize,
+            duration: i64::try_from(gop.duration.as_micros()).unwrap_or(i64::MAX),
+        }
+    }
+
+    /// The stream, pulled from the origin that owns it.
+    pub(crate) fn stream(self: &Rc<Self>, name: &StreamName) -> Option<Rc<Stream>> {
+        if let Some(stream) = self.streams.borrow().get(name) {
+            return Some(stream.clone());
+        }
+        let play = self.config().vhost(&name.vhost)?.1.play.clone();
+        let stream = Stream::new(self, name.clone(), self.link_for(name)?.clone(), play);
+        self.streams.borrow_mut().insert(name.clone(), stream.clone());
+        stream.start();
+        Some(stream)
+    }
+
+    /// The link to the origin that owns a stream. `None`: there is no origin at all.
+    pub(crate) fn link_for(&self, name: &StreamName) -> Option<&Rc<Link>> {
+        self.links.get(self.directory.locate(name)?)
+    }
+
+    pub(crate) fn forget(&self, stream: &Rc<Stream>) {
+        let held = self.streams.borrow_mut().remove(stream.name());
+        if held.is_some() {
+            self.log_memory_shrank(stream.log_memory());
+        }
+    }
+
+    pub(crate) fn holds(&self, stream: &Rc<Stream>) -> bool {
+        self.streams.borrow().get(stream.name()).is_some_and(|held| Rc::ptr_eq(held, stream))
+    }
+
+    /// Streams that are pulled here.
+    pub(crate) fn stream_count(&self) -> usize {
+        self.streams.borrow().len()
+    }
+
+    pub(crate) fn add_publication(&self, publication: &Rc<Publication>) {
+        let mut list = self.publications.borrow_mut();
+        if list.len() == list.capacity() {
+            list.retain(|p| p.strong_count() > 0);
+        }
+        list.push(Rc::downgrade(publication));
+    }
+
+    /// A link came up or was lost: everything that lives on it hears of it.
+    pub(crate) fn link_changed(&self, link: &Rc<Link>, up: bool) {
+        let streams: Vec<_> = self.streams.borrow().values().filter(|s| Rc::ptr_eq(s.link(), link)).cloned().collect();
+        let publications: Vec<_> = self.publications.borrow().iter().filter_map(Weak::upgrade).collect();
+        // Publications first: an origin that has lost its memory then knows a stream before it is asked for it.
+        for publication in publications.iter().filter(|p| Rc::ptr_eq(p.link(), link)) {
+            publication.link_changed(up);
+        }
+        for stream in streams {
+            stream.link_changed(up);
+        }
+    }
+
+    pub(crate) fn count_skips(&self, n: u64) {
+        add(&self.stats.skips, n);
+    }
+
+    /// The logs took memory; above `edge.log_memory` the largest sheds its oldest blocks.
+    pub(crate) fn log_memory_grew(&self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        self.log_memory.set(self.log_memory.get() + bytes);
+        if self.log_memory.get() > self.config.borrow().edge.log_memory {
+            self.shed_due.set(true);
+        }
+    }
+
+    pub(crate) fn log_memory_shrank(&self, bytes: usize) {
+        self.log_memory.set(self.log_memory.get().saturating_sub(bytes));
+    }
+
+    /// A batch of frames was taken in: their streams get their round, if they do not wait for one.
+    pub(crate) fn batch_done(&self) {
+        self.rounds.flush();
+        if self.shed_due.take() {
+            self.shed();
+        }
+    }
+
+    /// Brings the logs back below `edge.log_memory`.
+    fn shed(&self) {
+        let limit = self.config.borrow().edge.log_memory;
+        while self.log_memory.get() > limit {
+            let largest = self.streams.borrow().values().max_by_key(|s| s.log_memory()).cloned();
+            let gained = largest.map_or(0, |stream| stream.shed());
+            if gained == 0 {
+                return;
+            }
+            self.log_memory_shrank(gained);
+        }
+    }
+
+    /// A publisher's group grew or shrank. False: all together are above `edge.publish_memory`.
+    pub(crate) fn publish_memory(&self, before: usize, after: usize) -> bool {
+        self.publish_memory.set((self.publish_memory.get() + after).saturating_sub(before));
+        self.publish_memory.get() <= self.config.borrow().edge.publish_memory
+    }
+
+    /// Tells every client's task that the worker goes.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        self.drain.notify_waiters();
+    }
+
+    pub(crate) fn draining(&self) -> bool {
+        self.draining.get()
+    }
+
+    /// Returns when the worker closes its clients.
+    pub(crate) async fn closing(&self) {
+        let closing = self.drain.notified();
+        if !self.draining.get() {
+            closing.await;
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! One publisher of this worker, carried to the origin that owns its stream.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+use std::time::Instant;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tracing::{info, warn};
+use weir_media::{Frame, Gop, Kind, StreamName, Timeline};
+use weir_wire::relay::Record;
+
+use crate::hub::Hub;
+use crate::publish::{Action, Ended, Publish};
+use crate::relay::Link;
+
+/// Ends the publication when dropped.
+#[derive(Debug)]
+pub(crate) struct Publication {
+    name: StreamName,
+    key: u64,
+    hub: Weak<Hub>,
+    link: Rc<Link>,
+    inner: RefCell<Inner>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    publish: Publish,
+    channel: Option<u32>,
+    gop: Gop,
+    timeline: Option<Timeline>,
+    ended: Option<Ended>,
+    /// The group was let go while the origin was away: nothing is sent until the next one starts.
+    until_group: bool,
+}
+
+impl Publication {
+    /// Claims `name` for a publisher whose query string has the digest `key`.
+    pub(crate) fn new(hub: &Rc<Hub>, name: StreamName, key: u64, link: Rc<Link>) -> Rc<Self> {
+        let inner = Inner {
+            publish: Publish::new(Instant::now(), link.is_up()),
+            channel: None,
+            gop: Gop::new(hub.gop_limits()),
+            timeline: None,
+            ended: None,
+            until_group: false,
+        };
+        let hub_weak = Rc::downgrade(hub);
+        let publication =
+            Rc::new(Self { name, key, hub: hub_weak, link, inner: RefCell::new(inner), changed: Notify::new() });
+        hub.add_publication(&publication);
+        publication.drive();
+        publication
+    }
+
+    pub(crate) fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
+    /// Waits for the origin's word.
+    ///
+    /// # Errors
+    /// Why the stream may not be published.
+    pub(crate) async fn granted(self: &Rc<Self>) -> Result<(), Ended> {
+        loop {
+            let deadline = {
+                let inner = &mut *self.inner.borrow_mut();
+                if let Some(ended) = &inner.ended {
+                    return Err(ended.clone());
+                }
+                if inner.timeline.is_some() {
+                    return Ok(());
+                }
+                match inner.publish.poll() {
+                    Action::Wait(Some(deadline)) => deadline,
+                    _ => Instant::now(),
+                }
+            };
+            if tokio::time::timeout_at(deadline.into(), self.changed.notified()).await.is_err() {
+                self.inner.borrow_mut().publish.handle_timeout(Instant::now());
+                self.drive();
+            }
+        }
+    }
+
+    /// Set when the origin ended it.
+    pub(crate) fn ended(&self) -> Option<Ended> {
+        self.inner.borrow().ended.clone()
+    }
+
+    /// Returns when the publication ends other than by its client.
+    pub(crate) async fn end(&self) -> Ended {
+        loop {
+            if let Some(ended) = self.ended() {
+                return ended;
+            }
+            self.changed.notified().await;
+        }
+    }
+
+    /// Names a message and carries it on.
+    pub(crate) fn push(&self, kind: Kind, timestamp_ms: u32, body: Bytes) {
+        let inner = &mut *self.inner.borrow_mut();
+        let Some(timeline) = &mut inner.timeline else { return };
+        let repairs = timeline.repairs();
+        let dts = timeline.map(timestamp_ms);
+        if timeline.repairs() > repairs {
+            warn!(stream = %self.name, timestamp_ms, "the publisher's clock jumped and was bridged");
+        }
+        let Some((id, send)) = inner.publish.next_frame() else { return };
+        let frame = Frame::new(id, kind, dts, body);
+        let before = inner.gop.bytes();
+        let starts = inner.gop.push(&frame);
+        if let Some(hub) = self.hub.upgrade()
+            && !hub.publish_memory(before, inner.gop.bytes())
+        {
+            hub.publish_memory(inner.gop.bytes(), 0);
+            inner.gop.clear_frames();
+        }
+        if let (true, Some(channel)) = (send, inner.channel) {
+            if inner.until_group && !starts && !frame.info.config {
+                return;
+            }
+            inner.until_group &= !starts;
+            self.link.frame(channel, frame, starts);
+        }
+    }
+
+    /// Whether the relay has taken enough that more may be read from the publisher.
+    pub(crate) fn has_room(&self) -> bool {
+        self.inner.borrow().channel.is_none_or(|channel| self.link.has_room(channel))
+    }
+
+    /// Returns when it has, or when the link is lost.
+    pub(crate) async fn room(&self) {
+        while !self.has_room() {
+            self.link.room().await;
+        }
+    }
+
+    /// The origin's answer on this publication's channel.
+    pub(crate) fn record(self: &Rc<Self>, record: Record) {
+        match record {
+            Record::Claimed { first, base, .. } => self.inner.borrow_mut().publish.claimed(first, base),
+            Record::Refused { refusal, reason, .. } => self.inner.borrow_mut().publish.refused(refusal, reason),
+            _ => return,
+        }
+        self.drive();
+    }
+
+    pub(crate) fn link_changed(self: &Rc<Self>, up: bool) {
+        {
+            let inner = &mut *self.inner.borrow_mut();
+            inner.channel = None;
+            if up { inner.publish.link_up() } else { inner.publish.link_down() }
+        }
+        self.drive();
+    }
+
+    fn drive(self: &Rc<Self>) {
+        loop {
+            let action = self.inner.borrow_mut().publish.poll();
+            match action {
+                Action::Claim(resume) => {
+                    let channel = self.link.claim(self, self.name.clone(), self.key, resume);
+                    self.inner.borrow_mut().channel = Some(channel);
+                }
+                Action::Granted(_, base) => self.inner.borrow_mut().timeline = Some(Timeline::new(base)),
+                Action::Replay => self.replay(),
+                Action::End(ended) => self.inner.borrow_mut().ended = Some(ended),
+                Action::Wait(_) => break,
+            }
+            self.changed.notify_one();
+        }
+    }
+
+    /// What the origin needs to go on as if nothing had happened; it drops what it still knows.
+    fn replay(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        let Some(channel) = inner.channel else { return };
+        info!(stream = %self.name, "published again after the origin was lost");
+        let mut configs: Vec<Frame> = inner.gop.start_configs().iter().cloned().collect();
+        configs.sort_by_key(|frame| frame.id);
+        inner.until_group = !inner.gop.joinable();
+        let group = inner.gop.frames().cloned();
+        for (i, frame) in configs.into_iter().map(|f| (None, f)).chain(group.enumerate().map(|(i, f)| (Some(i), f))) {
+            self.link.frame(channel, frame, i == Some(0));
+        }
+    }
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        let inner = self.inner.get_mut();
+        if let Some(channel) = inner.channel.take() {
+            self.link.close(channel);
+        }
+        if let Some(hub) = self.hub.upgrade() {
+            hub.publish_memory(inner.gop.bytes(), 0);
+        }
+    }
+}

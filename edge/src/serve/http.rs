@@ -1,0 +1,155 @@
+//! HTTP clients: the request head is read here; a live stream leaves HTTP behind, everything else goes to hyper.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context as Task, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tracing::debug;
+use weir_wire::http::{Error, Head, parse_head};
+
+use super::{Client, Context, api, flv};
+
+/// The longest that a client may take to read an answer of the API.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// Which listener a client came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// Media and pages.
+    Http,
+    /// The API.
+    Api,
+}
+
+/// Serves one client. Every answer ends the connection: live streams end it anyway, and a kept connection could not
+/// leave HTTP behind when a page asks for a stream on it.
+pub(crate) async fn serve(cx: Context, client: Client, service: Service) {
+    let within = cx.hub.config().edge.http.header_timeout;
+    let read = async {
+        let mut buffer = BytesMut::new();
+        loop {
+            match parse_head(&buffer) {
+                Ok(None) => {}
+                Ok(Some(head)) => return Ok(Some((head, buffer))),
+                Err(error) => return Ok(refuse(&client, error).await),
+            }
+            if client.read(&cx, |bytes| buffer.extend_from_slice(bytes)).await?.is_none() {
+                return Ok::<_, io::Error>(None);
+            }
+        }
+    };
+    let (head, buffer) = tokio::select! {
+        read = timeout(within, read) => match read {
+            Ok(Ok(Some(read))) => read,
+            Ok(_) => return,
+            Err(_) => {
+                let text = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                client.write(text.as_bytes()).await.ok();
+                return;
+            }
+        },
+        () = cx.hub.closing() => return,
+    };
+    debug!(client = %client.id, peer = %client.peer, method = head.method, path = head.path, "http request");
+    match head.path.strip_suffix(".flv") {
+        Some(path) if service == Service::Http => flv::serve(&cx, &client, &head, path).await,
+        _ => answer(&cx, client, &head, buffer, service).await,
+    }
+}
+
+/// Tells a client that there are too many.
+pub(crate) async fn refuse_busy(client: &Client) {
+    let text = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    client.write(text.as_bytes()).await.ok();
+}
+
+async fn refuse<T>(client: &Client, error: Error) -> Option<T> {
+    let status = match error {
+        Error::TooLarge => "431 Request Header Fields Too Large",
+        _ => "400 Bad Request",
+    };
+    let text = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{error}",
+        error.to_string().len()
+    );
+    client.write(text.as_bytes()).await.ok();
+    None
+}
+
+/// Gives the connection, with what was read of it, to hyper for one request.
+async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, service: Service) {
+    let cors = cx.hub.config().edge.http.cors && head.cross_origin;
+    let Ok(socket) = Rc::try_unwrap(client.socket) else { return };
+    let io = Rewound { read: read.freeze(), io: TokioIo::new(socket) };
+    let handle = service_fn(move |request: Request<Incoming>| {
+        let cx = cx.clone();
+        async move {
+            let mut response: Response<Full<Bytes>> = api::answer(&cx, &request, service).await;
+            if cors {
+                flv::cors(response.headers_mut());
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        }
+    });
+    let mut http = hyper::server::conn::http1::Builder::new();
+    let connection = http.keep_alive(false).max_buf_size(64 * 1024).serve_connection(io, handle);
+    timeout(ANSWER_WITHIN, connection).await.ok();
+}
+
+/// A socket of which the first bytes were read already.
+struct Rewound {
+    read: Bytes,
+    io: TokioIo<TcpStream>,
+}
+
+impl Read for Rewound {
+    fn poll_read(mut self: Pin<&mut Self>, task: &mut Task<'_>, mut into: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        if self.read.is_empty() {
+            return Pin::new(&mut self.io).poll_read(task, into);
+        }
+        let n = self.read.len().min(into.remaining());
+        into.put_slice(&self.read.split_to(n));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Write for Rewound {
+    fn poll_write(mut self: Pin<&mut Self>, task: &mut Task<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(task, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Task<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(task)
+    }
+}
+
+/// Runs until the client goes; for what must not outlive it.
+pub(super) async fn gone(cx: &Context, client: &Client) {
+    // What a client sends behind its request is read and forgotten.
+    while let Ok(Some(())) = client.read(cx, |_| ()).await {}
+}
+
+/// A future that is dropped when the client goes. `None`: it went.
+pub(super) async fn while_there<T>(cx: &Context, client: &Client, work: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        done = work => Some(done),
+        () = gone(cx, client) => None,
+        () = cx.hub.closing() => None,
+    }
+}

@@ -1,0 +1,86 @@
+//! What this worker's listeners answer.
+
+pub(crate) mod api;
+pub(crate) mod flv;
+pub(crate) mod http;
+pub(crate) mod rtmp;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+
+use crate::hub::Hub;
+
+/// Bytes of one read from a client. One buffer serves all clients of the worker, so an idle one has none.
+const READ: usize = 64 * 1024;
+
+/// How long an answer may take to be taken by the client.
+const WRITE_WITHIN: Duration = Duration::from_secs(10);
+
+/// What every client's task needs.
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub(crate) hub: Rc<Hub>,
+    scratch: Rc<RefCell<Vec<u8>>>,
+    /// `node/edge.slot.incarnation`: who answers.
+    pub(crate) worker: Rc<str>,
+    next_client: Rc<Cell<u64>>,
+}
+
+impl Context {
+    pub(crate) fn new(hub: Rc<Hub>, worker: String) -> Self {
+        Self { hub, scratch: Rc::new(RefCell::new(vec![0; READ])), worker: worker.into(), next_client: Rc::default() }
+    }
+
+    /// An id for a client, unique among those of this worker process.
+    pub(crate) fn client_id(&self) -> u64 {
+        self.next_client.set(self.next_client.get() + 1);
+        self.next_client.get()
+    }
+}
+
+/// A client's socket, its address, and the number by which logs name it.
+pub(crate) struct Client {
+    pub(crate) socket: Rc<TcpStream>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) id: u64,
+}
+
+impl Client {
+    /// Reads what there is and gives it to `take`. `Ok(0)` at the end of the stream.
+    async fn read<T>(&self, cx: &Context, take: impl FnOnce(&[u8]) -> T) -> io::Result<Option<T>> {
+        loop {
+            self.socket.readable().await?;
+            let mut scratch = cx.scratch.borrow_mut();
+            match self.socket.try_read(&mut scratch) {
+                Ok(0) => return Ok(None),
+                Ok(n) => {
+                    crate::hub::add(&cx.hub.stats().bytes_in, n as u64);
+                    return Ok(Some(take(&scratch[..n])));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Writes all of it, within [`WRITE_WITHIN`].
+    async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let all = async {
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                match self.socket.try_write(rest) {
+                    Ok(n) => rest = &rest[n..],
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.socket.writable().await?,
+                    Err(e) => return Err(e),
+                }
+            }
+            Ok(())
+        };
+        tokio::time::timeout(WRITE_WITHIN, all).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}

@@ -1,0 +1,375 @@
+//! One stream on this worker: its pull, its newest group, and its logs with their players.
+
+use std::cell::RefCell;
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::spawn_local;
+use tracing::{debug, info};
+use weir_media::{Frame, FrameId, Gop, StreamName};
+use weir_node::config::Play;
+use weir_wire::relay::Record;
+
+use crate::fanout::{Blocked, FanOut, Format, Handle, Patience, Start, Walk};
+use crate::hub::Hub;
+use crate::pull::{Action, Pull};
+use crate::relay::Link;
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    name: StreamName,
+    hub: Weak<Hub>,
+    link: Rc<Link>,
+    inner: RefCell<Inner>,
+    /// Wakes the task that waits for the pull's next deadline.
+    timer: Rc<Notify>,
+    /// Told when the stream gets or loses its publisher.
+    announced: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    pull: Pull,
+    channel: Option<u32>,
+    gop: Gop,
+    last: Option<(FrameId, i64)>,
+    live: bool,
+    play: Play,
+    fans: [Option<FanOut>; Stream::FORMATS],
+    /// Lies in the round clock's list.
+    marked: bool,
+}
+
+impl Stream {
+    /// How many formats there are; see [`Stream::place`].
+    pub(crate) const FORMATS: usize = 2;
+
+    pub(crate) fn new(hub: &Rc<Hub>, name: StreamName, link: Rc<Link>, play: Play) -> Rc<Self> {
+        let config = hub.config();
+        let grace = config.vhost(&name.vhost).map_or(Duration::ZERO, |(_, v)| v.publish.grace);
+        let recovery = grace + Duration::from_secs(2);
+        let pull = Pull::new(Instant::now(), config.cluster.relay.linger, recovery, link.is_up());
+        let inner = Inner {
+            pull,
+            channel: None,
+            gop: Gop::new(hub.gop_limits()),
+            last: None,
+            live: false,
+            play,
+            fans: [None, None],
+            marked: false,
+        };
+        let stream = Rc::new(Self {
+            name,
+            hub: Rc::downgrade(hub),
+            link,
+            inner: RefCell::new(inner),
+            timer: Rc::default(),
+            announced: Notify::new(),
+        });
+        stream
+    }
+
+    /// Begins to wait for the pull's deadlines; after the hub holds it.
+    pub(crate) fn start(self: &Rc<Self>) {
+        spawn_local(deadlines(Rc::downgrade(self)));
+    }
+
+    /// The origin worker that it is pulled from.
+    pub(crate) fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
+    pub(crate) fn name(&self) -> &StreamName {
+        &self.name
+    }
+
+    fn place(format: Format) -> usize {
+        match format {
+            Format::Rtmp { .. } => 0,
+            Format::Flv => 1,
+        }
+    }
+
+    /// Takes a player in. It is written to at once if there is something to write.
+    pub(crate) fn join(self: &Rc<Self>, format: Format, socket: Rc<TcpStream>, start: Start) -> Member {
+        let handle = Rc::new(Handle::default());
+        let place = Self::place(format);
+        let (key, blocked) = {
+            let inner = &mut *self.inner.borrow_mut();
+            handle.set_live(inner.live);
+            inner.pull.player_joined();
+            let fan = inner.fans[place].get_or_insert_with(|| FanOut::new(format, &inner.gop));
+            fan.join(socket, handle.clone(), start)
+        };
+        self.wait_for(place, blocked);
+        self.drive();
+        Member { stream: self.clone(), place, key, handle }
+    }
+
+    /// Pulls it without playing it.
+    pub(crate) fn watch(self: &Rc<Self>) -> Watch {
+        self.inner.borrow_mut().pull.player_joined();
+        self.drive();
+        Watch { stream: self.clone() }
+    }
+
+    /// The origin's answer or a frame on this stream's channel.
+    pub(crate) fn record(self: &Rc<Self>, record: Record) {
+        match record {
+            Record::Frame { frame, .. } => return self.frame(&frame),
+            Record::Live { epoch, .. } => {
+                debug!(stream = %self.name, epoch, "stream is live");
+                self.inner.borrow_mut().pull.heard_live();
+            }
+            Record::Idle { .. } => self.inner.borrow_mut().pull.heard_idle(),
+            Record::Refused { reason, .. } => {
+                info!(stream = %self.name, reason, "the origin refused the pull");
+                self.inner.borrow_mut().pull.refused();
+            }
+            _ => return,
+        }
+        self.drive();
+    }
+
+    pub(crate) fn link_changed(self: &Rc<Self>, up: bool) {
+        {
+            let inner = &mut *self.inner.borrow_mut();
+            inner.channel = None;
+            if up { inner.pull.link_up(Instant::now()) } else { inner.pull.link_down() }
+        }
+        self.drive();
+    }
+
+    fn frame(self: &Rc<Self>, frame: &Frame) {
+        let Some(hub) = self.hub.upgrade() else { return };
+        let inner = &mut *self.inner.borrow_mut();
+        // What was had before a lost link comes again; configuration of the past is sent with each subscription.
+        if inner.last.is_some_and(|(last, _)| frame.id <= last) {
+            return;
+        }
+        inner.last = Some((frame.id, frame.dts));
+        let starts = inner.gop.push(frame);
+        let mut players = 0;
+        for fan in inner.fans.iter_mut().flatten() {
+            let before = fan.memory();
+            fan.push(frame, starts, &inner.gop);
+            hub.log_memory_grew(fan.memory() - before);
+            players += fan.len();
+        }
+        if players > 0 && !std::mem::replace(&mut inner.marked, true) {
+            hub.rounds().mark(self, inner.play.mw_latency.value().unwrap_or_default());
+        }
+    }
+
+    /// Does what the pull wants.
+    fn drive(self: &Rc<Self>) {
+        loop {
+            let action = self.inner.borrow_mut().pull.poll();
+            match action {
+                Action::Subscribe => self.subscribe(),
+                Action::Unsubscribe => self.unsubscribe(),
+                Action::Live => self.announce(true),
+                Action::Idle => self.announce(false),
+                Action::Forget => {
+                    if let Some(hub) = self.hub.upgrade() {
+                        hub.forget(self);
+                    }
+                }
+                Action::Wait(_) => break,
+            }
+        }
+        self.timer.notify_one();
+    }
+
+    fn subscribe(self: &Rc<Self>) {
+        let have = self.inner.borrow().last;
+        let channel = self.link.subscribe(self, have);
+        self.inner.borrow_mut().channel = Some(channel);
+    }
+
+    fn unsubscribe(&self) {
+        if let Some(channel) = self.inner.borrow_mut().channel.take() {
+            self.link.close(channel);
+        }
+    }
+
+    fn announce(&self, live: bool) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.live = live;
+        if !live {
+            let limits = self.hub.upgrade().map(|hub| hub.gop_limits());
+            if let Some(limits) = limits {
+                inner.gop = Gop::new(limits);
+            }
+        }
+        for fan in inner.fans.iter_mut().flatten() {
+            fan.announce(live);
+        }
+        self.announced.notify_waiters();
+    }
+
+    /// A round, or as much of it as `walk` has left to do. True when it is complete.
+    pub(crate) fn round(self: &Rc<Self>, walk: &mut [Walk; Self::FORMATS]) -> bool {
+        let Some(hub) = self.hub.upgrade() else { return true };
+        let mut complete = true;
+        for (place, walk) in walk.iter_mut().enumerate() {
+            let mut blocked = Vec::new();
+            {
+                let inner = &mut *self.inner.borrow_mut();
+                inner.marked = false;
+                let patience = patience(&inner.play);
+                let Some(fan) = &mut inner.fans[place] else { continue };
+                let before = fan.memory();
+                complete &= fan.walk(walk, patience, &mut blocked);
+                hub.log_memory_shrank(before - fan.memory());
+                hub.count_skips(fan.take_skips());
+            }
+            for blocked in blocked {
+                self.wait_for(place, Some(blocked));
+            }
+        }
+        complete
+    }
+
+    /// Memory of the logs, in bytes.
+    pub(crate) fn log_memory(&self) -> usize {
+        self.inner.borrow().fans.iter().flatten().map(FanOut::memory).sum()
+    }
+
+    /// Lets the oldest block of the larger log go. Bytes gained.
+    pub(crate) fn shed(&self) -> usize {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.fans.iter_mut().flatten().max_by_key(|fan| fan.memory()).map_or(0, FanOut::shed)
+    }
+
+    /// Takes over a changed configuration.
+    pub(crate) fn configure(&self, play: Play) {
+        self.inner.borrow_mut().play = play;
+    }
+
+    /// A task for a player whose socket is full: it goes on where the rounds left it.
+    fn wait_for(self: &Rc<Self>, place: usize, blocked: Option<Blocked>) {
+        let Some(Blocked { key, socket }) = blocked else { return };
+        let stream = Rc::downgrade(self);
+        spawn_local(async move {
+            let writable = socket.writable().await;
+            let Some(stream) = stream.upgrade() else { return };
+            let again = {
+                let inner = &mut *stream.inner.borrow_mut();
+                let patience = patience(&inner.play);
+                let Some(fan) = &mut inner.fans[place] else { return };
+                if writable.is_err() { None } else { fan.writable(key, &socket, patience) }
+            };
+            stream.wait_for(place, again);
+        });
+    }
+}
+
+fn patience(play: &Play) -> Patience {
+    let micros = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
+    Patience { skip: micros(play.queue_length), close: micros(play.queue_close) }
+}
+
+/// Waits for the pull's deadlines until the stream is forgotten.
+async fn deadlines(stream: Weak<Stream>) {
+    loop {
+        let Some(this) = stream.upgrade() else { return };
+        if this.hub.upgrade().is_none_or(|hub| !hub.holds(&this)) {
+            return;
+        }
+        // `drive` has taken every action but the waiting.
+        let Action::Wait(next) = this.inner.borrow_mut().pull.poll() else { return };
+        let timer = this.timer.clone();
+        drop(this);
+        match next {
+            None => timer.notified().await,
+            Some(at) => {
+                if tokio::time::timeout_at(at.into(), timer.notified()).await.is_ok() {
+                    continue;
+                }
+                let Some(this) = stream.upgrade() else { return };
+                this.inner.borrow_mut().pull.handle_timeout(Instant::now());
+                this.drive();
+            }
+        }
+    }
+}
+
+/// Keeps a stream pulled; ends when dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    stream: Rc<Stream>,
+}
+
+impl Watch {
+    /// Returns when the stream has a publisher.
+    pub(crate) async fn live(&self) {
+        loop {
+            let announced = self.stream.announced.notified();
+            if self.stream.inner.borrow().live {
+                return;
+            }
+            announced.await;
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.stream.inner.borrow_mut().pull.player_left(Instant::now());
+        self.stream.drive();
+    }
+}
+
+/// A player's place in a stream; leaves it when dropped.
+#[derive(Debug)]
+pub(crate) struct Member {
+    stream: Rc<Stream>,
+    place: usize,
+    key: usize,
+    handle: Rc<Handle>,
+}
+
+impl Member {
+    /// What the fan-out knows about this player.
+    pub(crate) fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Queues bytes of the player's own.
+    pub(crate) fn control(&self, bytes: &[u8]) {
+        self.with(|fan, key| fan.control(key, bytes));
+    }
+
+    /// Stops or restarts the media.
+    pub(crate) fn pause(&self, on: bool) {
+        self.with(|fan, key| fan.pause(key, on));
+    }
+
+    fn with(&self, act: impl FnOnce(&mut FanOut, usize) -> Option<Blocked>) {
+        if self.handle.closed().is_some() {
+            return;
+        }
+        let blocked = self.stream.inner.borrow_mut().fans[self.place].as_mut().and_then(|fan| act(fan, self.key));
+        self.stream.wait_for(self.place, blocked);
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        {
+            let inner = &mut *self.stream.inner.borrow_mut();
+            if self.handle.closed().is_none()
+                && let Some(fan) = &mut inner.fans[self.place]
+            {
+                fan.leave(self.key);
+            }
+            inner.pull.player_left(Instant::now());
+        }
+        self.stream.drive();
+    }
+}

@@ -1,0 +1,221 @@
+//! The worker's life: its listeners, what the supervisor wants of it, and what it reports.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use rustc_hash::FxHashMap;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{AbortHandle, spawn_local};
+use tokio::time::{Instant, interval, sleep};
+use tracing::{info, warn};
+use weir_node::link::Report;
+use weir_node::sockets::NamedSocket;
+use weir_node::tls::ClusterTls;
+use weir_node::worker::{Command, Shell};
+
+use crate::directory::{Directory, Origin};
+use crate::hub::{Counted, Hub, add};
+use crate::relay::{Endpoint, QuicClient};
+use crate::serve::http::Service;
+use crate::serve::{Client, Context, http, rtmp};
+
+/// Clients above the limit that are still told why they are refused.
+const TOLD: u64 = 256;
+
+/// How long clients have to take their last words.
+const FAREWELL: Duration = Duration::from_millis(800);
+
+/// The pause after an accept error (EMFILE and its kind); the loop never ends.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Runs an edge worker until the supervisor wants it to leave.
+///
+/// # Errors
+/// The sockets, the certificates or the first steps of the relay failed.
+pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
+    let config = shell.config.clone();
+    let directory = Directory::new(&config.cluster.origins, shell.origin_workers);
+    let hub = Hub::new(config.clone(), directory);
+    let tls = match config.cluster.tls.is_off() {
+        true => None,
+        false => Some(ClusterTls::load(&config.cluster.tls).context("cluster.tls")?),
+    };
+    let quic = match &tls {
+        Some(tls) => Some(QuicClient::new(&config, tls).context("QUIC")?),
+        None => None,
+    };
+    let name = format!("edge/{}@{}", shell.slot, config.node_name());
+    for (link, origin) in hub.links().iter().zip(hub.directory().origins()) {
+        let endpoint = match origin {
+            Origin::Local(slot) => Endpoint::Unix(shell.run_dir.join(format!("origin-{slot}.relay.sock"))),
+            Origin::Remote(_) => continue,
+        };
+        let (sender, receiver) = tokio::sync::watch::channel(Some(endpoint));
+        std::mem::forget(sender);
+        spawn_local(link.clone().run(name.clone(), quic.clone(), receiver));
+    }
+    let worker = format!("{}/edge.{}.{}", config.node_name(), shell.slot, shell.incarnation);
+    let mut listeners = Listeners::new(Context::new(hub.clone(), worker));
+    listeners.open(shell.slot, std::mem::take(&mut shell.sockets))?;
+    shell.link.ready();
+    serve(shell, &hub, listeners).await
+}
+
+async fn serve(mut shell: Shell, hub: &Rc<Hub>, mut listeners: Listeners) -> anyhow::Result<()> {
+    let mut tick = interval(Duration::from_secs(1));
+    let mut drained_by: Option<Instant> = None;
+    loop {
+        let command = tokio::select! {
+            command = shell.commands.recv() => command,
+            _ = tick.tick() => {
+                shell.link.report(report(hub));
+                let empty = hub.stats().connections.get() == 0;
+                if drained_by.is_some_and(|by| empty || by <= Instant::now()) {
+                    return farewell(hub).await;
+                }
+                continue;
+            }
+        };
+        match command {
+            Some(Command::Apply { token, config, .. }) => {
+                hub.configure(config);
+                shell.link.ack(token, Ok(()));
+            }
+            Some(Command::Drain { deadline }) => {
+                info!(clients = hub.stats().connections.get(), "draining");
+                listeners.close_all();
+                drained_by = Some(deadline);
+            }
+            Some(Command::Adopt { token, slot, sockets }) => {
+                let opened = listeners.open(slot, sockets).map_err(|e| format!("{e:#}"));
+                shell.link.ack(token, opened);
+            }
+            Some(Command::Release { token, slot }) => {
+                listeners.close(slot);
+                shell.link.ack(token, Ok(()));
+            }
+            Some(Command::Stop) | None => {
+                listeners.close_all();
+                return farewell(hub).await;
+            }
+        }
+    }
+}
+
+/// Closes every client with a word, and waits a little until they have taken it.
+async fn farewell(hub: &Rc<Hub>) -> anyhow::Result<()> {
+    hub.drain();
+    let by = Instant::now() + FAREWELL;
+    while hub.stats().connections.get() > 0 && Instant::now() < by {
+        sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+fn report(hub: &Hub) -> Report {
+    let stats = hub.stats();
+    Report {
+        connections: stats.connections.get(),
+        streams: hub.stream_count() as u64,
+        publishers: stats.publishers.get(),
+        players: stats.players.get(),
+        bytes_in: stats.bytes_in.get(),
+        bytes_out: stats.bytes_out.get(),
+        ..Report::default()
+    }
+}
+
+/// Who answers on a socket.
+#[derive(Clone, Copy, Debug)]
+enum Serves {
+    Rtmp,
+    Http(Service),
+}
+
+/// The slots whose sockets are accepted from: this worker's own, and those it was lent.
+struct Listeners {
+    cx: Context,
+    slots: FxHashMap<u32, Vec<AbortHandle>>,
+}
+
+impl Listeners {
+    fn new(cx: Context) -> Self {
+        Self { cx, slots: FxHashMap::default() }
+    }
+
+    fn open(&mut self, slot: u32, sockets: Vec<NamedSocket>) -> anyhow::Result<()> {
+        let mut loops = Vec::new();
+        for socket in sockets {
+            let serves = match socket.service() {
+                "rtmp" => Serves::Rtmp,
+                "http" => Serves::Http(Service::Http),
+                "api" => Serves::Http(Service::Api),
+                other => anyhow::bail!("a socket named {other} is not for an edge"),
+            };
+            let name = socket.name.clone();
+            let listener = socket.into_tcp_listener().with_context(|| format!("socket {name}"))?;
+            loops.push(spawn_local(accept(self.cx.clone(), listener, serves)).abort_handle());
+        }
+        self.close(slot);
+        self.slots.insert(slot, loops);
+        Ok(())
+    }
+
+    fn close(&mut self, slot: u32) {
+        for accept in self.slots.remove(&slot).unwrap_or_default() {
+            accept.abort();
+        }
+    }
+
+    fn close_all(&mut self) {
+        let slots: Vec<u32> = self.slots.keys().copied().collect();
+        for slot in slots {
+            self.close(slot);
+        }
+    }
+}
+
+async fn accept(cx: Context, listener: TcpListener, serves: Serves) {
+    let mut failing = false;
+    loop {
+        let (socket, peer) = match listener.accept().await {
+            Ok(accepted) => {
+                failing = false;
+                accepted
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    warn!(%error, "accepting failed; trying on");
+                }
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let open = cx.hub.stats().connections.get();
+        let limit = u64::from(cx.hub.config().edge.connections);
+        if open >= limit {
+            add(&cx.hub.stats().refused, 1);
+            if open >= limit + TOLD {
+                continue;
+            }
+        }
+        start(&cx, socket, peer, serves, open >= limit);
+    }
+}
+
+fn start(cx: &Context, socket: TcpStream, peer: std::net::SocketAddr, serves: Serves, refused: bool) {
+    // Answers in the handshake are small and awaited: they must not wait for more to send.
+    socket.set_nodelay(true).ok();
+    let cx = cx.clone();
+    let client = Client { socket: Rc::new(socket), peer, id: cx.client_id() };
+    spawn_local(async move {
+        let stats = cx.hub.stats().clone();
+        let _count = Counted::new(&stats, |s| &s.connections);
+        match (serves, refused) {
+            (Serves::Rtmp, refused) => rtmp::serve(cx, client, refused).await,
+            (Serves::Http(_), true) => http::refuse_busy(&client).await,
+            (Serves::Http(service), false) => http::serve(cx, client, service).await,
+        }
+    });
+}

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_local};
@@ -123,28 +123,30 @@ fn accept_from(sockets: Vec<NamedSocket>, name: &str, clients: &Rc<Clients>) -> 
 async fn accept(listener: TcpListener, name: String, clients: Rc<Clients>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(spawn_local(serve(stream, name.clone(), clients.clone()))),
+            Ok((stream, _)) => {
+                // With no other task in between: a worker that dies in one leaves nobody accepted and ungreeted.
+                socket2::SockRef::from(&stream).send(name.as_bytes()).ok();
+                spawn_local(serve(stream, clients.clone()));
+            }
             Err(_) => sleep(Duration::from_millis(10)).await,
         }
     }
 }
 
-async fn serve(mut stream: TcpStream, name: String, clients: Rc<Clients>) {
+async fn serve(mut stream: TcpStream, clients: Rc<Clients>) {
     clients.connections.set(clients.connections.get() + 1);
     let mut closing = clients.closing.subscribe();
     let mut buffer = [0; 16];
-    if stream.write_all(name.as_bytes()).await.is_ok() {
-        loop {
-            let read = tokio::select! {
-                read = stream.read(&mut buffer) => read,
-                _ = closing.wait_for(|closing| *closing) => break,
-            };
-            match read {
-                Ok(0) | Err(_) => break,
-                Ok(n) if buffer.get(..n) == Some(b"die") => std::process::abort(),
-                Ok(n) if buffer.get(..n) == Some(b"hang") => std::thread::sleep(Duration::from_secs(3600)),
-                Ok(_) => {}
-            }
+    loop {
+        let read = tokio::select! {
+            read = stream.read(&mut buffer) => read,
+            _ = closing.wait_for(|closing| *closing) => break,
+        };
+        match read {
+            Ok(0) | Err(_) => break,
+            Ok(n) if buffer.get(..n) == Some(b"die") => std::process::abort(),
+            Ok(n) if buffer.get(..n) == Some(b"hang") => std::thread::sleep(Duration::from_secs(3600)),
+            Ok(_) => {}
         }
     }
     clients.connections.set(clients.connections.get() - 1);

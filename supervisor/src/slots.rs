@@ -4,14 +4,15 @@
 //! none is closed while the supervisor serves: closing a listener resets the connections in its queue.
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::geteuid;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use weir_node::config::{Config, Listen};
 use weir_node::sockets::NamedSocket;
@@ -82,7 +83,7 @@ impl RunDir {
     /// Makes the directory (mode 0700) where needed, locks it, and removes the sockets of a dead predecessor.
     pub fn lock(path: &Path) -> Result<Self, Error> {
         let refuse = |error| Error::RunDir { path: path.to_owned(), error };
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(refuse)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(path).and_then(|()| keep_private(path)).map_err(refuse)?;
         let mut open = OpenOptions::new();
         open.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = open.open(path.join("lock")).map_err(refuse)?;
@@ -127,6 +128,16 @@ impl RunDir {
         }
         Ok(())
     }
+}
+
+/// Whoever can write to the directory can stand in for the supervisor or an origin. A default directory has a name
+/// that another user may have taken first.
+fn keep_private(path: &Path) -> io::Result<()> {
+    let meta = fs::symlink_metadata(path)?;
+    if !meta.is_dir() || meta.uid() != geteuid().as_raw() {
+        return Err(io::Error::other("it is not a directory of this user"));
+    }
+    fs::set_permissions(path, Permissions::from_mode(0o700))
 }
 
 /// The process that a lock file names.
@@ -276,4 +287,60 @@ fn finish(socket: Socket, address: SocketAddr) -> io::Result<Socket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_directory_is_private_locked_and_rid_of_dead_sockets() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("deep/run");
+        fs::create_dir_all(&path).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o777)).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(path.join("link.sock")).unwrap());
+        fs::write(path.join("notes"), "kept").unwrap();
+
+        let dir = RunDir::lock(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o700);
+        assert!(!path.join("link.sock").exists() && path.join("notes").exists());
+        let error = RunDir::lock(&path).unwrap_err().to_string();
+        assert!(error.contains(&format!("another weir (process {}) runs here", std::process::id())), "{error}");
+        drop(dir);
+        RunDir::lock(&path).unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_is_not_ours_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let link = parent.path().join("link");
+        std::os::unix::fs::symlink(parent.path(), &link).unwrap();
+        let error = RunDir::lock(&link).unwrap_err().to_string();
+        assert!(error.contains("not a directory of this user"), "{error}");
+    }
+
+    #[test]
+    fn origins_have_their_own_ports_and_edges_share_theirs() {
+        let parent = tempfile::tempdir().unwrap();
+        let run_dir = RunDir::lock(parent.path()).unwrap();
+        let mut config = Config::default();
+        config.edge.workers = weir_node::config::Auto::Is(2);
+        config.edge.rtmp.listen = Listen::at(["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]);
+        config.edge.http.listen = Listen::OFF;
+        config.edge.api.listen = Listen::OFF;
+        config.origin.workers = 2;
+        let port = (20_000..).find(|port| (0..2).all(|i| std::net::UdpSocket::bind(("127.0.0.1", port + i)).is_ok()));
+        let relay = SocketAddr::from(([127, 0, 0, 1], port.unwrap()));
+        config.cluster.relay.listen = Listen::at([relay]);
+        let slots = Slots::bind(&config, &run_dir).unwrap();
+
+        let names = |slot| slots.sockets(slot).iter().map(|socket| socket.name.as_str()).collect::<Vec<_>>();
+        assert_eq!(names(SlotId::edge(1)), ["rtmp.0", "rtmp.1"]);
+        assert_eq!(names(SlotId::origin(1)), ["relay.unix", "control.unix", "relay.quic.0"]);
+        let listeners: Vec<_> = slots.listeners().iter().map(|l| (l.name.as_str(), l.address.clone())).collect();
+        let second = SocketAddr::new(relay.ip(), relay.port() + 1).to_string();
+        assert!(listeners.contains(&("origin-1.relay.quic.0", second)), "{listeners:?}");
+        assert!(run_dir.path().join("origin-1.relay.sock").exists());
+    }
 }

@@ -4,6 +4,7 @@ mod common;
 
 use std::io::Read;
 use std::net::TcpListener;
+use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -134,6 +135,25 @@ fn a_port_that_is_taken_is_refused() {
         assert!(second.log().contains(&wanted), "{}", second.log());
         assert_eq!(second.socket_files().len(), 0);
     }
+}
+
+#[test]
+fn the_service_manager_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let mut cluster = Cluster::launch(accept(), TWO, &[("NOTIFY_SOCKET", path.to_str().unwrap())]);
+    let heard = |within: Duration| {
+        manager.set_read_timeout(Some(within)).unwrap();
+        let mut text = [0; 256];
+        let length = manager.recv(&mut text).unwrap_or_else(|error| panic!("nothing was said: {error}"));
+        String::from_utf8(text[..length].to_vec()).unwrap()
+    };
+    assert_eq!(heard(common::START).trim(), "READY=1");
+    assert!(cluster.rows().iter().all(|row| row.state == "ready"));
+    cluster.signal(Signal::SIGINT);
+    assert_eq!(heard(Duration::from_secs(5)).trim(), "STOPPING=1");
+    assert_eq!(cluster.wait_exit(Duration::from_secs(5)).code(), Some(0));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::Duration;
 
 use weir_node::worker::Role;
-use weir_supervisor::plan::{Action, Input, Limits, Output, Plan, SlotId, Time, WorkerId, WorkerState};
+use weir_supervisor::plan::{Action, Input, Limits, Note, Output, Plan, SlotId, Time, WorkerId, WorkerState};
 
 const SEEDS: u64 = 256;
 
@@ -194,7 +194,13 @@ impl World {
             Action::NotifyStopping => assert_eq!(self.stopping_since.replace(self.now), None, "stopping twice"),
             Action::CloseListeners => assert!(self.stopping_since.is_some(), "sockets are closed while it serves"),
             Action::Exit { abandoned } => self.exited = Some(abandoned),
-            Action::Note(note) => assert!(!note.to_string().is_empty()),
+            Action::Note(note) => {
+                if let Note::Hung(id) = note {
+                    let process = &self.processes[&id];
+                    assert!(process.hung || !process.linked, "{id} is taken for hung");
+                }
+                assert!(!note.to_string().is_empty());
+            }
         }
     }
 

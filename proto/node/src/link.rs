@@ -291,3 +291,7 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;

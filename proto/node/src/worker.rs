@@ -207,7 +207,7 @@ async fn enter(
 ) -> anyhow::Result<(Shell, watch::Receiver<Option<Instant>>)> {
     let (commands_in, commands) = mpsc::channel(COMMANDS_MAX);
     let (leave_in, leave) = watch::channel(None);
-    let orders = Orders { commands: commands_in, leave: Rc::new(leave_in) };
+    let orders = Orders::new(commands_in, leave_in);
     let handle = LinkHandle::new();
     let socket = run_dir.join(LINK_SOCKET);
     let session = link::attach(&identity, &socket, &handle).await?;
@@ -286,6 +286,10 @@ pub(crate) struct Orders {
 }
 
 impl Orders {
+    pub(crate) fn new(commands: mpsc::Sender<Command>, leave: watch::Sender<Option<Instant>>) -> Self {
+        Self { commands, leave: Rc::new(leave) }
+    }
+
     /// Queues a command; waits while the body does not take the ones before it.
     pub(crate) async fn send(&self, command: Command) {
         if self.commands.send(command).await.is_err() {
@@ -331,6 +335,12 @@ impl Identity {
         let name = std::ffi::CString::new(format!("weir: {role} {}", args.slot))?;
         prctl::set_name(&name).context("this process cannot be named")?;
         Ok(identity)
+    }
+
+    /// A worker of the process that started the tests.
+    #[cfg(test)]
+    pub(crate) fn of_test(role: Role, slot: u32, incarnation: u64) -> Self {
+        Self { role, slot, incarnation, parent: getppid() }
     }
 
     pub(crate) fn is_orphan(&self) -> bool {

@@ -33,7 +33,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another supervisor has this run directory.
-    #[error("{}: another weir{} runs here; stop it, or give this one its own node.run_dir", path.display(), pid_text(*pid))]
+    #[error("{}: another weir{} runs here; stop it or set another node.run_dir", path.display(), pid_text(*pid))]
     Running {
         /// The run directory.
         path: PathBuf,

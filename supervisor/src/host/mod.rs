@@ -1,5 +1,6 @@
 //! The supervisor's loop: everything that happens becomes an input of the plan, and what it answers is done.
 
+mod links;
 mod status;
 mod worker;
 
@@ -27,10 +28,10 @@ use weir_node::fdpass;
 use weir_node::worker::LINK_SOCKET;
 use weir_proto::supervisor::admin_server::AdminServer;
 use weir_proto::supervisor::link_server::LinkServer;
-use weir_proto::supervisor::{Ack, Adopt, Attach, Drain, Release, Welcome, from_worker, to_worker};
+use weir_proto::supervisor::{Adopt, Drain, Release, to_worker};
 
 use crate::admin::{Ask, CTL_SOCKET, Operator, REQUESTS_MAX};
-use crate::link::{EVENTS_MAX, Event, Links, Outgoing};
+use crate::link::{EVENTS_MAX, Event, Links};
 use crate::plan::{Action, Input, Limits, Note, Output, Plan, SlotId, Time, WorkerId};
 use crate::slots::{RunDir, Slots};
 use crate::spawn::{Program, spawn};
@@ -161,7 +162,7 @@ impl Host {
                 _ = ears.quit.recv() => self.stop(true),
                 _ = ears.reopen.recv() => self.reopen_logs(),
                 _ = ears.second.tick() => self.each_second(),
-                () = sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)), if wake.is_some() => self.tell(Input::Tick),
+                () = at(wake) => self.tell(Input::Tick),
             }
         }
     }
@@ -257,81 +258,6 @@ impl Host {
         self.say(to, to_worker::Kind::Adopt(Adopt { token, slot: slot.index, names }));
     }
 
-    fn heard(&mut self, event: Event) {
-        match event {
-            Event::Attach { attach, peer, link, outgoing, admit } => {
-                let admitted = self.attach(&attach, peer, link, outgoing);
-                if let Err(status) = &admitted {
-                    warn!("refused a link: {}", status.message());
-                }
-                admit.send(admitted).ok();
-            }
-            Event::Said { link, kind } => {
-                if let Some(id) = self.links.get(&link).copied() {
-                    self.said(id, kind);
-                }
-            }
-            Event::Broken { link } => self.broken(link),
-        }
-    }
-
-    fn attach(&mut self, attach: &Attach, peer: Option<i32>, link: u64, out: Outgoing) -> Result<(), tonic::Status> {
-        let unknown = || {
-            let Attach { role, slot, incarnation, pid, .. } = attach;
-            tonic::Status::permission_denied(format!("{role} {slot} #{incarnation} of process {pid} is unknown"))
-        };
-        let role = attach.role.parse().map_err(|_| unknown())?;
-        let slot = SlotId { role, index: attach.slot };
-        let id = WorkerId { slot, incarnation: attach.incarnation };
-        let worker = self.workers.get_mut(&id).ok_or_else(unknown)?;
-        let pid = worker.process.pid();
-        if attach.pid != pid || peer.is_some_and(|peer| peer.unsigned_abs() != pid) {
-            return Err(unknown());
-        }
-        if let Some(old) = worker.take_link(link, out) {
-            self.links.remove(&old);
-        }
-        self.links.insert(link, id);
-        let welcome = Welcome {
-            config: self.json.clone(),
-            generation: FIRST_GENERATION,
-            host: self.name.clone(),
-            edge_workers: self.config.edge_workers(),
-            origin_workers: self.config.origin.workers,
-        };
-        self.say(id, to_worker::Kind::Welcome(welcome));
-        self.tell(Input::Attached(id));
-        Ok(())
-    }
-
-    fn said(&mut self, id: WorkerId, kind: from_worker::Kind) {
-        match kind {
-            from_worker::Kind::Attach(_) => debug!("{id} attaches twice"),
-            from_worker::Kind::Ready(_) => self.tell(Input::Ready(id)),
-            from_worker::Kind::Report(report) => {
-                let connections = report.connections;
-                if let Some(worker) = self.workers.get_mut(&id) {
-                    worker.report = report;
-                }
-                self.tell(Input::Report { worker: id, connections });
-            }
-            from_worker::Kind::Ack(Ack { token, error }) => {
-                if !error.is_empty() {
-                    warn!("{id} could not do what it was told: {error}");
-                }
-                self.tell(Input::Ack { token, done: error.is_empty() });
-            }
-        }
-    }
-
-    fn broken(&mut self, link: u64) {
-        let Some(id) = self.links.remove(&link) else { return };
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.drop_link();
-        }
-        self.tell(Input::Detached(id));
-    }
-
     fn reap(&mut self) {
         let ended = self.workers.iter().filter_map(|(id, worker)| Some((*id, worker.process.try_wait()?)));
         for (id, exit) in ended.collect::<Vec<_>>() {
@@ -392,6 +318,14 @@ impl Host {
             info!("publish to rtmp://HOST:{rtmp}/live/NAME, play that or http://HOST:{http}/live/NAME.flv");
         }
         notify(&[NotifyState::Ready]);
+    }
+}
+
+/// That moment; without one, never.
+async fn at(moment: Option<tokio::time::Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

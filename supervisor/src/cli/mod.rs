@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 use weir_node::cert;
 use weir_node::config::{Config, ConfigErrors, DEFAULT_YAML, load};
 use weir_node::log;
+use weir_node::worker::{Role, WorkerArgs};
 use weir_supervisor::host;
 use weir_supervisor::spawn::Program;
 
@@ -53,6 +54,9 @@ enum Command {
     Cert(Cert),
     /// Ask or tell the weir that runs on this host
     Ctl(ctl::Ctl),
+    /// The worker of an edge slot
+    #[command(hide = true)]
+    Edge(Worker),
 }
 
 #[derive(Debug, Subcommand)]
@@ -74,6 +78,21 @@ enum Cert {
     },
 }
 
+/// What a worker is told on its command line.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Worker {
+    #[arg(long)]
+    slot: u32,
+    #[arg(long)]
+    incarnation: u64,
+}
+
+impl From<Worker> for WorkerArgs {
+    fn from(Worker { slot, incarnation }: Worker) -> Self {
+        Self { slot, incarnation }
+    }
+}
+
 fn version() -> &'static str {
     static VERSION: LazyLock<String> = LazyLock::new(|| {
         let build = if cfg!(debug_assertions) { "debug" } else { "release" };
@@ -93,6 +112,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Cert(Cert::Ca { dir }) => print_or_fail(cert::make_ca(&dir)),
         Command::Cert(Cert::Node { dir, names }) => print_or_fail(cert::make_node(&dir, &names)),
         Command::Ctl(ctl) => print_or_fail(ctl.run()),
+        Command::Edge(args) => weir_node::worker::run(Role::Edge, args.into(), weir_edge::run),
     }
 }
 

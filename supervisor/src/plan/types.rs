@@ -244,7 +244,7 @@ impl fmt::Display for Note {
     }
 }
 
-/// What [`Plan::poll`] says.
+/// What [`Plan::poll`](super::Plan::poll) says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Output {
     /// Do this, then poll again.

@@ -1,3 +1,4 @@
+//! Compiles the gRPC contract without protoc.
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files = protox::compile(["proto/supervisor.proto", "proto/origin.proto"], ["proto"])?;
     println!("cargo:rerun-if-changed=proto");

@@ -62,15 +62,14 @@ impl Stream {
             fans: [None, None],
             marked: false,
         };
-        let stream = Rc::new(Self {
+        Rc::new(Self {
             name,
             hub: Rc::downgrade(hub),
             link,
             inner: RefCell::new(inner),
             timer: Rc::default(),
             announced: Notify::new(),
-        });
-        stream
+        })
     }
 
     /// Begins to wait for the pull's deadlines; after the hub holds it.

@@ -1,1 +1,10 @@
-//! weir-origin.
+//! The origin worker: owns streams. Edges bring publishers and take subscriptions through the relay.
+//!
+//! One thread, one runtime. `relay` turns connections into records, `hub` decides, `relay` carries out.
+
+mod control;
+mod hub;
+mod relay;
+mod worker;
+
+pub use worker::run;

@@ -6,6 +6,8 @@
 mod format;
 mod player;
 mod rounds;
+#[cfg(test)]
+mod tests;
 
 use std::rc::Rc;
 

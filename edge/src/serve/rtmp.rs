@@ -122,7 +122,7 @@ impl Session {
     }
 
     /// What a player gets of its own must not tear a message of the fan-out.
-    async fn send(&mut self, bytes: &[u8]) -> Result<(), Done> {
+    async fn send(&self, bytes: &[u8]) -> Result<(), Done> {
         match &self.role {
             Role::Player { member, .. } => member.control(bytes),
             _ => {

@@ -57,6 +57,9 @@ enum Command {
     /// The worker of an edge slot
     #[command(hide = true)]
     Edge(Worker),
+    /// The worker of an origin slot
+    #[command(hide = true)]
+    Origin(Worker),
 }
 
 #[derive(Debug, Subcommand)]
@@ -113,6 +116,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Cert(Cert::Node { dir, names }) => print_or_fail(cert::make_node(&dir, &names)),
         Command::Ctl(ctl) => print_or_fail(ctl.run()),
         Command::Edge(args) => weir_node::worker::run(Role::Edge, args.into(), weir_edge::run),
+        Command::Origin(args) => weir_node::worker::run(Role::Origin, args.into(), weir_origin::run),
     }
 }
 

@@ -1,0 +1,124 @@
+//! The worker's life: its sockets, what the supervisor wants of it, and what it reports.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use quinn::{Endpoint, EndpointConfig, TokioRuntime};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, interval};
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tonic::transport::Server;
+use tracing::{info, warn};
+use weir_node::link::Report;
+use weir_node::quic;
+use weir_node::tls::ClusterTls;
+use weir_node::worker::{Command, Shell};
+use weir_proto::origin::control_server::ControlServer;
+
+use crate::control::{self, Identity, Service};
+use crate::hub::{Hub, Rules};
+use crate::relay::{self, Relay};
+
+/// Runs an origin worker until the supervisor wants it to leave.
+///
+/// # Errors
+/// The sockets or the certificates failed.
+pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
+    let config = shell.config.clone();
+    let tls = match config.cluster.tls.is_off() {
+        true => None,
+        false => Some(ClusterTls::load(&config.cluster.tls).context("cluster.tls")?),
+    };
+    let relay = Relay::new(Hub::new(Rules::new(&config)), config.cluster.relay.queue);
+    let slot = u16::try_from(shell.slot).context("slot")?;
+    let identity = Identity {
+        host: shell.host.clone(),
+        slot: shell.slot,
+        relay_unix: shell.run_dir.join(format!("origin-{slot}.relay.sock")),
+        relay_port: config.cluster.relay.listen.of_worker(slot).first().map_or(0, |address| address.port()),
+    };
+    let (service, questions) = Service::new(identity);
+    spawn_local(control::answer(relay.clone(), questions));
+    spawn_local(relay.clone().deadlines());
+    for socket in std::mem::take(&mut shell.sockets) {
+        let name = socket.name.clone();
+        let needs_tls = || tls.as_ref().with_context(|| format!("{name} needs cluster.tls"));
+        match socket.service() {
+            "relay.unix" => {
+                spawn_local(relay::listen_unix(relay.clone(), socket.into_unix_listener()?));
+            }
+            "control.unix" => {
+                let incoming = UnixListenerStream::new(socket.into_unix_listener()?);
+                let serve = Server::builder().add_service(ControlServer::new(service.clone()));
+                spawn_local(ended("control.unix", serve.serve_with_incoming(incoming)));
+            }
+            "relay.quic" => {
+                let settings = quic::server_config(needs_tls()?)?;
+                let udp = socket.into_udp_socket();
+                let endpoint = Endpoint::new(EndpointConfig::default(), Some(settings), udp, Arc::new(TokioRuntime))?;
+                spawn_local(relay::listen_quic(relay.clone(), endpoint));
+            }
+            "control.tcp" => {
+                let incoming = TcpListenerStream::new(socket.into_tcp_listener()?);
+                let serve = Server::builder()
+                    .tls_config(needs_tls()?.grpc_server())?
+                    .add_service(ControlServer::new(service.clone()));
+                spawn_local(ended("control.tcp", serve.serve_with_incoming(incoming)));
+            }
+            other => anyhow::bail!("a socket named {other} is not for an origin"),
+        }
+    }
+    shell.link.ready();
+    serve(shell, &relay).await
+}
+
+async fn ended(name: &str, server: impl Future<Output = Result<(), tonic::transport::Error>>) {
+    if let Err(error) = server.await {
+        warn!(name, %error, "the control plane ended");
+    }
+}
+
+async fn serve(mut shell: Shell, relay: &Relay) -> anyhow::Result<()> {
+    let mut tick = interval(Duration::from_secs(1));
+    let mut drained_by: Option<Instant> = None;
+    loop {
+        let command = tokio::select! {
+            command = shell.commands.recv() => command,
+            _ = tick.tick() => {
+                shell.link.report(report(relay));
+                let unused = relay.hub().borrow().stream_count() == 0;
+                if drained_by.is_some_and(|by| unused || by <= Instant::now()) {
+                    return Ok(());
+                }
+                continue;
+            }
+        };
+        match command {
+            Some(Command::Apply { token, config, .. }) => {
+                relay.hub().borrow_mut().configure(Rules::new(&config));
+                shell.link.ack(token, Ok(()));
+            }
+            Some(Command::Drain { deadline }) => {
+                info!(streams = relay.hub().borrow().stream_count(), "draining");
+                drained_by = Some(deadline);
+            }
+            Some(Command::Adopt { token, .. }) => {
+                shell.link.ack(token, Err("an origin accepts for no other slot".to_owned()));
+            }
+            Some(Command::Release { token, .. }) => shell.link.ack(token, Ok(())),
+            Some(Command::Stop) | None => return Ok(()),
+        }
+    }
+}
+
+fn report(relay: &Relay) -> Report {
+    let hub = relay.hub().borrow();
+    Report {
+        connections: relay.peer_count() as u64,
+        streams: hub.stream_count() as u64,
+        publishers: hub.publication_count() as u64,
+        players: hub.subscription_count() as u64,
+        ..Report::default()
+    }
+}

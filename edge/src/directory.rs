@@ -1,5 +1,7 @@
 //! Which origin worker owns a stream: rendezvous hashing over the configured list.
 
+use std::fmt;
+
 use weir_media::StreamName;
 
 /// One origin worker, as the list names it.
@@ -9,6 +11,15 @@ pub(crate) enum Origin {
     Local(u32),
     /// Control address `HOST:PORT`.
     Remote(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local(slot) => write!(f, "{slot}"),
+            Self::Remote(address) => f.write_str(address),
+        }
+    }
 }
 
 /// The list, the same on all hosts. Never ordered by health: each edge would see another, so a dead origin's streams

@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use rustc_hash::FxHashMap;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, interval, sleep};
 use tracing::{info, warn};
@@ -14,9 +15,10 @@ use weir_node::sockets::NamedSocket;
 use weir_node::tls::ClusterTls;
 use weir_node::worker::{Command, Shell};
 
-use crate::directory::{Directory, Origin};
+use crate::control::{Identity, Registration};
+use crate::directory::Directory;
 use crate::hub::{Counted, Hub, add};
-use crate::relay::{Endpoint, QuicClient};
+use crate::relay::QuicClient;
 use crate::serve::http::Service;
 use crate::serve::{Client, Context, http, rtmp};
 
@@ -45,15 +47,19 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
         Some(tls) => Some(QuicClient::new(&config, tls).context("QUIC")?),
         None => None,
     };
+    let identity = Identity {
+        node: config.node_name(),
+        host: shell.host.clone(),
+        slot: shell.slot,
+        run_dir: shell.run_dir.clone(),
+    };
     let name = format!("edge/{}@{}", shell.slot, config.node_name());
+    let tls = tls.map(Rc::new);
     for (link, origin) in hub.links().iter().zip(hub.directory().origins()) {
-        let endpoint = match origin {
-            Origin::Local(slot) => Endpoint::Unix(shell.run_dir.join(format!("origin-{slot}.relay.sock"))),
-            Origin::Remote(_) => continue,
-        };
-        let (sender, receiver) = tokio::sync::watch::channel(Some(endpoint));
-        std::mem::forget(sender);
-        spawn_local(link.clone().run(name.clone(), quic.clone(), receiver));
+        let (endpoint, known) = watch::channel(None);
+        spawn_local(link.clone().run(name.clone(), quic.clone(), known));
+        let (identity, origin, tls, hub) = (identity.clone(), origin.clone(), tls.clone(), Rc::downgrade(&hub));
+        spawn_local(Registration { identity, origin, tls, hub, endpoint }.run());
     }
     let worker = format!("{}/edge.{}.{}", config.node_name(), shell.slot, shell.incarnation);
     let mut listeners = Listeners::new(Context::new(hub.clone(), worker));

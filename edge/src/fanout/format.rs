@@ -19,8 +19,12 @@ pub(crate) enum Format {
 const MESSAGE_STREAM: u32 = 1;
 
 impl Format {
-    /// Appends one frame.
+    /// Appends one frame. `onMetaData` speaks of the whole stream and has the time 0: with another one ffmpeg takes it
+    /// for a track of subtitles.
     pub(crate) fn encode(self, out: &mut Vec<u8>, frame: &Frame) {
+        if frame.kind == Kind::Data && frame.info.config && frame.dts != 0 {
+            return self.encode(out, &Frame { dts: 0, ..frame.clone() });
+        }
         match self {
             Self::Flv => flv::write_tag(out, frame),
             Self::Rtmp { chunk_size } => {

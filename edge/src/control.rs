@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint as Address};
+use tonic::transport::{self, Channel};
 use tracing::{info, warn};
 use weir_node::config::host_port;
 use weir_node::tls::ClusterTls;
@@ -42,7 +42,7 @@ pub(crate) struct Identity {
 #[derive(Debug, thiserror::Error)]
 enum Lost {
     #[error("{0}")]
-    Transport(#[from] tonic::transport::Error),
+    Transport(#[from] transport::Error),
     #[error("{}", .0.message())]
     Status(#[from] tonic::Status),
     #[error("it did not answer in time")]
@@ -106,7 +106,7 @@ impl Registration {
             Origin::Remote(address) => {
                 let (host, _) = host_port(address).ok_or_else(|| Lost::Address(address.clone()))?;
                 let port = u16::try_from(reply.relay_port).ok().filter(|port| *port != 0).ok_or(Lost::NoRelay)?;
-                Endpoint::Quic { host: host.to_owned(), port }
+                Endpoint::Quic { host: host.to_owned(), port, process: (reply.host, reply.incarnation) }
             }
             Origin::Local(_) => return Err(Lost::NoRelay),
         };
@@ -160,12 +160,13 @@ impl Registration {
         match &self.origin {
             Origin::Local(slot) => {
                 let path = self.identity.run_dir.join(format!("origin-{slot}.control.sock"));
-                Ok(Address::from_shared(format!("unix:{}", path.display()))?.connect().await?)
+                Ok(transport::Endpoint::from_shared(format!("unix:{}", path.display()))?.connect().await?)
             }
             Origin::Remote(address) => {
                 let (host, _) = host_port(address).ok_or_else(|| Lost::Address(address.clone()))?;
                 let tls = self.tls.as_ref().ok_or(Lost::NoTls)?;
-                let target = Address::from_shared(format!("https://{address}"))?.tls_config(tls.grpc_client(host))?;
+                let target = transport::Endpoint::from_shared(format!("https://{address}"))?
+                    .tls_config(tls.grpc_client(host))?;
                 Ok(target.connect().await?)
             }
         }

@@ -45,6 +45,7 @@ pub(crate) enum Question {
 pub(crate) struct Identity {
     pub(crate) host: String,
     pub(crate) slot: u32,
+    pub(crate) incarnation: u64,
     pub(crate) relay_unix: PathBuf,
     pub(crate) relay_port: u16,
 }
@@ -92,6 +93,7 @@ impl Control for Service {
             relay_unix: self.identity.relay_unix.to_string_lossy().into_owned(),
             relay_port: u32::from(self.identity.relay_port),
             heartbeat_ms: u32::try_from(HEARTBEAT.as_millis()).unwrap_or(u32::MAX),
+            incarnation: self.identity.incarnation,
         }))
     }
 

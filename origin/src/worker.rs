@@ -35,6 +35,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
     let identity = Identity {
         host: shell.host.clone(),
         slot: shell.slot,
+        incarnation: shell.incarnation,
         relay_unix: shell.run_dir.join(format!("origin-{slot}.relay.sock")),
         relay_port: config.cluster.relay.listen.of_worker(slot).first().map_or(0, |address| address.port()),
     };

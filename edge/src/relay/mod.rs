@@ -31,6 +31,9 @@ pub(crate) enum Endpoint {
         host: String,
         /// UDP port.
         port: u16,
+        /// Which process of the origin it is. With a new one the connection is made anew at once: that the old one is
+        /// dead would be noticed only by its silence.
+        process: (String, u64),
     },
 }
 
@@ -96,7 +99,7 @@ impl Link {
             let connection = async {
                 match &target {
                     Endpoint::Unix(path) => unix::connect(&self, &name, path).await,
-                    Endpoint::Quic { host, port } => match &quic {
+                    Endpoint::Quic { host, port, .. } => match &quic {
                         Some(client) => client.connect(&self, &name, host, *port).await,
                         None => Err(carrier::Lost::NoTls),
                     },

@@ -66,7 +66,8 @@ pub fn parse_head(input: &[u8]) -> Result<Option<Head>, Error> {
     if hosts.any(|other| Some(other) != host) {
         return Err(Error::TwoHosts);
     }
-    let host = if authority.is_empty() { host.and_then(|h| str::from_utf8(h).ok()).unwrap_or_default() } else { authority };
+    let host =
+        if authority.is_empty() { host.and_then(|h| str::from_utf8(h).ok()).unwrap_or_default() } else { authority };
     Ok(Some(Head {
         method: request.method.unwrap_or_default().to_owned(),
         path: path.to_owned(),

@@ -65,7 +65,7 @@ impl Subscription {
         let split = frame.dts - self.group_dts > SPLIT && !self.only_config;
         let current = match &self.current {
             // Configuration goes first in the stream of the group that needs it.
-            Some(group) if !(starts_group && !self.only_config) && !split => group.clone(),
+            Some(group) if (!starts_group || self.only_config) && !split => group.clone(),
             _ => self.begin(&frame, starts_group || self.next == 0),
         };
         if current.dropped.get() {

@@ -41,6 +41,8 @@ struct Peer {
     carrier: Carrier,
 }
 
+type OnChange = Box<dyn Fn(&StreamName)>;
+
 /// The hub with its connections.
 pub(crate) struct Relay {
     hub: RefCell<Hub>,
@@ -50,7 +52,7 @@ pub(crate) struct Relay {
     /// The hub's next deadline may have changed.
     timer: Notify,
     /// Told of each stream whose state changed.
-    on_change: RefCell<Option<Box<dyn Fn(&StreamName)>>>,
+    on_change: RefCell<Option<OnChange>>,
 }
 
 impl Relay {

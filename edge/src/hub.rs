@@ -188,8 +188,10 @@ impl Hub {
         }
     }
 
-    pub(crate) fn count_skips(&self, n: u64) {
-        add(&self.stats.skips, n);
+    /// Takes over what a fan-out counted.
+    pub(crate) fn count(&self, (skips, sent): (u64, u64)) {
+        add(&self.stats.skips, skips);
+        add(&self.stats.bytes_out, sent);
     }
 
     /// The logs took memory; above `edge.log_memory` the largest sheds its oldest blocks.

@@ -102,7 +102,11 @@ impl Stream {
             handle.set_live(inner.live);
             inner.pull.player_joined();
             let fan = inner.fans[place].get_or_insert_with(|| FanOut::new(format, &inner.gop));
-            fan.join(socket, handle.clone(), start)
+            let joined = fan.join(socket, handle.clone(), start);
+            if let Some(hub) = self.hub.upgrade() {
+                hub.count(fan.take_counts());
+            }
+            joined
         };
         self.wait_for(place, blocked);
         self.drive();
@@ -225,7 +229,7 @@ impl Stream {
                 let before = fan.memory();
                 complete &= fan.walk(walk, patience, &mut blocked);
                 hub.log_memory_shrank(before - fan.memory());
-                hub.count_skips(fan.take_skips());
+                hub.count(fan.take_counts());
             }
             for blocked in blocked {
                 self.wait_for(place, Some(blocked));

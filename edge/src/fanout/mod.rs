@@ -66,12 +66,13 @@ pub(crate) struct FanOut {
     players: Slab<Player>,
     scratch: Vec<u8>,
     skips: u64,
+    sent: u64,
 }
 
 impl FanOut {
     /// With what the stream's group holds, so that a player can join at once.
     pub(crate) fn new(format: Format, gop: &Gop) -> Self {
-        let mut fan = Self { format, log: Log::new(), players: Slab::new(), scratch: Vec::new(), skips: 0 };
+        let mut fan = Self { format, log: Log::new(), players: Slab::new(), scratch: Vec::new(), skips: 0, sent: 0 };
         let mut configs = gop.start_configs().clone();
         for (i, frame) in gop.frames().enumerate() {
             let prelude = (i == 0).then(|| fan.format.prelude(&configs, frame.dts));
@@ -155,7 +156,7 @@ impl FanOut {
             let stays = if player.blocked {
                 player.be_patient(&self.log, patience, &mut self.skips)
             } else {
-                match player.write(&self.log) {
+                match player.write(&self.log, &mut self.sent) {
                     Progress::Done => true,
                     Progress::Blocked => {
                         player.blocked = true;
@@ -206,9 +207,9 @@ impl FanOut {
         self.players.len()
     }
 
-    /// How often a player was moved forward, since the last call.
-    pub(crate) fn take_skips(&mut self) -> u64 {
-        std::mem::take(&mut self.skips)
+    /// Since the last call: how often a player was moved forward, and the bytes that were written.
+    pub(crate) fn take_counts(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.skips), std::mem::take(&mut self.sent))
     }
 
     fn write(&mut self, key: usize) -> Option<Blocked> {
@@ -216,7 +217,7 @@ impl FanOut {
         if player.blocked {
             return None;
         }
-        match player.write(&self.log) {
+        match player.write(&self.log, &mut self.sent) {
             Progress::Done => None,
             Progress::Blocked => {
                 player.blocked = true;

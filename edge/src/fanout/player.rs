@@ -221,8 +221,8 @@ impl Player {
         }
     }
 
-    /// Writes until it has all there is or its socket is full.
-    pub(super) fn write(&mut self, log: &Log) -> Progress {
+    /// Writes until it has all there is or its socket is full, and adds what it wrote to `sent`.
+    pub(super) fn write(&mut self, log: &Log, sent: &mut u64) -> Progress {
         if self.handle.closed.get().is_some() {
             return Progress::Gone;
         }
@@ -254,6 +254,7 @@ impl Player {
                     return Progress::Gone;
                 }
             };
+            *sent += written as u64;
             self.advance(at, written);
             if written < wanted {
                 return Progress::Blocked;

@@ -1,7 +1,5 @@
 //! HTTP-FLV players.
 
-use std::cell::Cell;
-
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
 use tokio::time::timeout;
@@ -149,14 +147,8 @@ async fn play(cx: &Context, client: &Client, head: &Head, path: &str) -> Result<
 /// Waits until the player or its stream goes. The body ends with the connection.
 async fn watch(cx: &Context, client: &Client, member: &Member) -> &'static str {
     let _count = Counted::new(cx.hub.stats(), |s| &s.players);
-    let accounted = Cell::new(0);
-    let account = || {
-        let sent = member.handle().sent();
-        add(&cx.hub.stats().bytes_out, sent - accounted.replace(sent));
-    };
     let ended = async {
         loop {
-            account();
             if let Some(reason) = member.handle().closed() {
                 if reason == CloseReason::TooSlow {
                     add(&cx.hub.stats().slow_closed, 1);
@@ -169,11 +161,9 @@ async fn watch(cx: &Context, client: &Client, member: &Member) -> &'static str {
             member.handle().changed().await;
         }
     };
-    let reason = tokio::select! {
+    tokio::select! {
         reason = ended => reason,
         () = super::http::gone(cx, client) => "closed by the client",
         () = cx.hub.closing() => "the server is going away",
-    };
-    account();
-    reason
+    }
 }

@@ -94,7 +94,7 @@ struct Session {
 enum Role {
     None,
     Publisher { publication: Rc<Publication>, rules: Publish, last_media: Instant, started: bool, _count: Counted },
-    Player { member: Member, told_live: bool, accounted: u64, _count: Counted },
+    Player { member: Member, told_live: bool, _count: Counted },
 }
 
 /// What a session waits for.
@@ -219,11 +219,8 @@ impl Session {
 
     /// The stream of a player came or went, or the fan-out closed it.
     fn changed(&mut self) -> Result<(), Done> {
-        let Role::Player { member, told_live, accounted, .. } = &mut self.role else { return Ok(()) };
+        let Role::Player { member, told_live, .. } = &mut self.role else { return Ok(()) };
         let handle = member.handle();
-        let sent = handle.sent();
-        add(&self.cx.hub.stats().bytes_out, sent - *accounted);
-        *accounted = sent;
         if let Some(reason) = handle.closed() {
             if reason == CloseReason::TooSlow {
                 add(&self.cx.hub.stats().slow_closed, 1);
@@ -312,7 +309,7 @@ impl Session {
         // A stream that is not published yet is waited for in silence; its end is told.
         let told_live = member.handle().live();
         let count = Counted::new(self.cx.hub.stats(), |s| &s.players);
-        self.role = Role::Player { member, told_live, accounted: 0, _count: count };
+        self.role = Role::Player { member, told_live, _count: count };
         Ok(())
     }
 
@@ -335,9 +332,6 @@ impl Session {
     }
 
     fn leave(&mut self) {
-        if let Role::Player { member, accounted, .. } = &self.role {
-            add(&self.cx.hub.stats().bytes_out, member.handle().sent() - accounted);
-        }
         self.role = Role::None;
     }
 

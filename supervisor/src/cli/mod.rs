@@ -10,8 +10,9 @@ use std::sync::LazyLock;
 
 use clap::{Parser, Subcommand};
 use weir_node::cert;
-use weir_node::config::{Config, ConfigErrors, DEFAULT_YAML, load};
+use weir_node::config::{Config, DEFAULT_YAML, load};
 use weir_node::log;
+use weir_node::tls::ClusterTls;
 use weir_node::worker::{Role, WorkerArgs};
 use weir_supervisor::host;
 use weir_supervisor::spawn::Program;
@@ -36,8 +37,13 @@ struct File {
 }
 
 impl File {
-    fn load(&self) -> Result<Config, ConfigErrors> {
-        load(self.path.as_deref(), std::env::vars())
+    /// The configuration, with its certificates looked at too. The error is for people, and names every fault.
+    fn load(&self) -> Result<Config, String> {
+        let config = load(self.path.as_deref(), std::env::vars()).map_err(|errors| errors.to_string())?;
+        if !config.cluster.tls.is_off() {
+            ClusterTls::load(&config.cluster.tls).map_err(|error| format!("cluster.tls: {error}"))?;
+        }
+        Ok(config)
     }
 }
 

@@ -1,48 +1,84 @@
 #!/usr/bin/env bash
-# Installs what the tests need on a Debian machine with Rust and a C compiler, then runs all of them.
-# Stops at the first failure. One cargo profile throughout, so that a clean checkout is built once.
+# Installs what the tests need on Debian, then runs them all: format, clippy, docs, unit, property, fuzz and simulation
+# tests, tests of real processes, and last the end-to-end tests with real clients. Stops at the first failure.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+exec </dev/null
+export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never}
+target=${CARGO_TARGET_DIR:-$PWD/target}
 
-step() { printf '\n== %s\n' "$*"; }
+say() {
+    printf '\n== %s\n' "$*"
+}
 
 as_root() {
-    if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+    if [[ $(id -u) == 0 ]]; then "$@"; else sudo -n "$@"; fi
 }
 
-need() { # COMMAND PACKAGE
-    command -v "$1" > /dev/null && return
-    step "installing $2"
-    if [ -z "${updated:-}" ]; then
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq
-        updated=yes
+# install PROGRAM=PACKAGE...: by apt-get, what is missing of it.
+install() {
+    local pair missing=()
+    for pair in "$@"; do
+        command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+    done
+    [[ ${#missing[@]} != 0 ]] || return 0
+    command -v apt-get >/dev/null || {
+        echo "these tests need ${missing[*]}: install them, there is no apt-get here" >&2
+        exit 1
+    }
+    say "installing ${missing[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    as_root apt-get -qq update
+    as_root apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# Debian's ffmpeg knows neither HEVC nor AV1 nor Opus in FLV. PyPI has a newer build; without Python its tests are
+# left out, and say so.
+newer_ffmpeg() {
+    local dir=$target/test-tools/imageio-ffmpeg
+    if [[ ! -d $dir ]]; then
+        python3 -m pip --version >/dev/null 2>&1 || {
+            say "no pip here: the tests of enhanced RTMP are left out"
+            return 0
+        }
+        say "installing imageio-ffmpeg"
+        rm -rf "$dir.part"
+        python3 -m pip --quiet --disable-pip-version-check install --no-deps --target "$dir.part" 'imageio-ffmpeg==0.8.1' || {
+            say "imageio-ffmpeg cannot be had: the tests of enhanced RTMP are left out"
+            return 0
+        }
+        mv "$dir.part" "$dir"
     fi
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" > /dev/null
+    WEIR_TEST_FFMPEG9=$(find "$dir" -type f -path '*/binaries/ffmpeg*' ! -name '*.md' | head -n 1)
+    chmod +x "$WEIR_TEST_FFMPEG9"
+    export WEIR_TEST_FFMPEG9
 }
 
-need ffmpeg ffmpeg
-need rtmpdump rtmpdump
+install cc=gcc ffmpeg=ffmpeg rtmpdump=rtmpdump
+newer_ffmpeg
 
-# Debian's ffmpeg knows no enhanced RTMP; a newer one comes as a Python package.
-tools=target/test-tools
-if [ ! -d "$tools/imageio_ffmpeg" ] && command -v pip3 > /dev/null; then
-    step "installing a newer ffmpeg"
-    pip3 install --quiet --disable-pip-version-check --no-deps --target "$tools" imageio-ffmpeg ||
-        echo "not to be had: the tests of enhanced RTMP are left out"
-fi
-newer=$(find "$PWD/$tools/imageio_ffmpeg/binaries" -name 'ffmpeg-*' -type f 2> /dev/null | head -n 1 || true)
-if [ -n "$newer" ]; then
-    chmod +x "$newer"
-    export WEIR_TEST_FFMPEG9="$newer"
-fi
-
-step "format"
+say "format"
 cargo fmt --all --check
-step "clippy"
-cargo clippy --workspace --all-targets --locked -- -D warnings
-step "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
-step "unit, property and simulation tests"
-cargo test --workspace --locked --lib --bins
-step "end to end"
-cargo test --locked --package weir-supervisor --test '*'
+
+say "clippy"
+cargo clippy --quiet --locked --workspace --all-targets -- -D warnings
+
+say "docs"
+RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --workspace --no-deps --document-private-items
+
+# The end-to-end tests come last, when everything smaller is known to work; one workspace-wide choice of features for
+# all runs, so that each crate is built once.
+processes=()
+for file in */tests/*.rs proto/*/tests/*.rs; do
+    name=$(basename "$file" .rs)
+    [[ $name == e2e_* ]] || processes+=(--test "$name")
+done
+
+say "units, properties, fuzzing, simulation, processes"
+cargo test --quiet --locked --workspace --lib --bins --examples "${processes[@]}"
+
+say "examples in the docs"
+cargo test --quiet --locked --workspace --doc
+
+say "end to end"
+cargo test --locked --workspace --test 'e2e_*'

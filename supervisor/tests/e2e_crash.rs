@@ -83,12 +83,12 @@ fn a_killed_edge_worker_refuses_nobody_and_its_sibling_does_not_notice() {
     let survivors = players_at(&cluster, safe, 3);
     let lost = players_at(&cluster, victim.slot, 1);
     let load = Load::rtmp(cluster.rtmp, EVERY);
-    survivors.iter().for_each(|player| player.wait_media(SOME, SOON));
+    Peer::wait_media_of(&survivors, SOME, SOON);
 
     let (told, dead) = kill(&victim);
     let back = wait_back(&cluster, &victim) - told;
     assert!(back <= BACK, "the worker was back after {back:?}");
-    survivors.iter().for_each(|player| player.wait_media(SOME, SOON));
+    Peer::wait_media_of(&survivors, SOME, SOON);
     let calls = load.finish();
 
     assert!(calls.iter().filter(|call| call.at > dead).count() > 100, "{} calls", calls.len());
@@ -109,7 +109,7 @@ fn a_killed_edge_worker_refuses_nobody_and_its_sibling_does_not_notice() {
         assert!(pause < PAUSE, "a survivor saw nothing for {pause:?}");
     }
     // The new worker serves like the old one.
-    players_at(&cluster, victim.slot, 1).iter().for_each(|player| player.wait_media(SOME, SOON));
+    Peer::wait_media_of(&players_at(&cluster, victim.slot, 1), SOME, SOON);
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn publishers_and_players_outlive_their_origin() {
             .map(|url| Ffmpeg::play(url, 300, scratch.path()))
             .collect();
     for _ in 0..2 {
-        players.iter().for_each(|player| player.wait_media(SOME, SOON));
+        Peer::wait_media_of(&players, SOME, SOON);
         let origin = cluster.row("origin", 0);
         kill(&origin);
         let back = wait_back(&cluster, &origin);
@@ -139,7 +139,7 @@ fn publishers_and_players_outlive_their_origin() {
         publisher.assert_running();
         other.assert_running();
     }
-    players.iter().for_each(|player| player.wait_media(SOME, SOON));
+    Peer::wait_media_of(&players, SOME, SOON);
     let source = Source::plain();
     for player in &players {
         player.assert_connected();

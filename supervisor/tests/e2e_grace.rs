@@ -40,6 +40,10 @@ fn players(cluster: &Cluster) -> Vec<(&'static str, Peer)> {
     vec![flv(), rtmp(), flv(), rtmp()]
 }
 
+fn wait_media(players: &[(&'static str, Peer)], more: usize) {
+    Peer::wait_media_of(players.iter().map(|(_, player)| player), more, SOON);
+}
+
 /// Panics unless all are connected, got frames of the source in order of time, and joined at keyframes only.
 fn assert_content(players: &[(&'static str, Peer)]) {
     for (who, player) in players {
@@ -72,12 +76,12 @@ fn a_publisher_that_comes_back_within_the_grace_is_not_missed() {
         Ffmpeg::play(&url, 300, scratch.path())
     });
     for round in 0..3 {
-        players.iter().for_each(|(_, player)| player.wait_media(SOME / 2, SOON));
+        wait_media(&players, SOME / 2);
         let before = Instant::now();
         publisher.kill();
         let dark = players[0].1.look(|notes| notes.tags.last().unwrap().1.timestamp);
         publisher = publish(&cluster, scratch.path(), "");
-        players.iter().for_each(|(_, player)| player.wait_media(SOME / 2, SOON));
+        wait_media(&players, SOME / 2);
         assert_content(&players);
         // The time of the gap is the time that passed, within what the players were behind or ahead of it.
         let later = players[0].1.look(|notes| notes.tags.last().unwrap().1.timestamp) - dark;
@@ -105,7 +109,7 @@ fn after_the_grace_bodies_end_and_rtmp_players_stay() {
     let mut publisher = publish(&cluster, scratch.path(), "");
     let (flv, rtmp) = (Peer::flv(cluster.http, "/live/river.flv"), Peer::play(cluster.rtmp, "live", "river"));
     let mut ffmpeg = Ffmpeg::play(&format!("http://{}/live/river.flv", cluster.http), 300, scratch.path());
-    [&flv, &rtmp].iter().for_each(|player| player.wait_media(SOME, SOON));
+    Peer::wait_media_of([&flv, &rtmp], SOME, SOON);
     eventually("ffmpeg plays", SOON, || ffmpeg.output().contains("\n0,").then_some(()));
 
     publisher.kill();
@@ -151,7 +155,7 @@ fn a_second_publisher_is_told_that_the_name_is_taken() {
     let scratch = tempfile::tempdir().unwrap();
     let mut first = publish(&cluster, scratch.path(), "");
     let players = players(&cluster);
-    players.iter().for_each(|(_, player)| player.wait_media(SOME / 4, SOON));
+    wait_media(&players, SOME / 4);
     // Enough of them to come to both workers.
     for _ in 0..6 {
         let second = Peer::publish(cluster.rtmp, "live", "river");
@@ -163,7 +167,7 @@ fn a_second_publisher_is_told_that_the_name_is_taken() {
     let mut second = publish(&cluster, scratch.path(), "");
     assert!(!second.wait(SOON).success());
     first.assert_running();
-    players.iter().for_each(|(_, player)| player.wait_media(SOME / 4, SOON));
+    wait_media(&players, SOME / 4);
     let source = Source::plain();
     for (who, player) in &players {
         source.assert_whole(&source.place_tags(&player.look(|notes| notes.media())), who);
@@ -176,11 +180,11 @@ fn a_second_publisher_takes_over_where_that_is_the_rule() {
     let scratch = tempfile::tempdir().unwrap();
     let mut publisher = publish(&cluster, scratch.path(), "");
     let players = players(&cluster);
-    players.iter().for_each(|(_, player)| player.wait_media(SOME / 2, SOON));
+    wait_media(&players, SOME / 2);
     for _ in 0..3 {
         let mut next = publish(&cluster, scratch.path(), "");
         assert!(!publisher.wait(SOON).success(), "the one before is closed");
-        players.iter().for_each(|(_, player)| player.wait_media(SOME / 2, SOON));
+        wait_media(&players, SOME / 2);
         next.assert_running();
         publisher = next;
     }
@@ -193,7 +197,7 @@ fn only_the_same_key_takes_over_where_that_is_the_rule() {
     let scratch = tempfile::tempdir().unwrap();
     let mut first = publish(&cluster, scratch.path(), "?token=right");
     let players = players(&cluster);
-    players.iter().for_each(|(_, player)| player.wait_media(SOME / 4, SOON));
+    wait_media(&players, SOME / 4);
     for stream in ["river?token=wrong", "river"] {
         let thief = Peer::publish(cluster.rtmp, "live", stream);
         thief.wait("the refusal", SOON, |notes| notes.said("NetStream.Publish.BadName").then_some(()));
@@ -201,7 +205,7 @@ fn only_the_same_key_takes_over_where_that_is_the_rule() {
     first.assert_running();
     let mut second = publish(&cluster, scratch.path(), "?token=right");
     assert!(!first.wait(SOON).success());
-    players.iter().for_each(|(_, player)| player.wait_media(SOME / 2, SOON));
+    wait_media(&players, SOME / 2);
     second.assert_running();
     assert_content(&players);
 }

@@ -120,8 +120,16 @@ impl Peer {
 
     /// Waits for that many more messages of media.
     pub fn wait_media(&self, more: usize, within: Duration) {
-        let wanted = self.look(|notes| notes.tags.len()) + more;
-        self.wait(&format!("{wanted} messages"), within, |notes| (notes.tags.len() >= wanted).then_some(()));
+        Self::wait_media_of([self], more, within);
+    }
+
+    /// Waits until each of them has that many more messages of media.
+    pub fn wait_media_of<'a>(peers: impl IntoIterator<Item = &'a Self>, more: usize, within: Duration) {
+        let count = |peer: &Self| peer.look(|notes| notes.tags.len());
+        let wanted: Vec<_> = peers.into_iter().map(|peer| (peer, count(peer) + more)).collect();
+        for (peer, wanted) in wanted {
+            peer.wait(&format!("{wanted} messages"), within, |notes| (notes.tags.len() >= wanted).then_some(()));
+        }
     }
 
     /// Panics if its connection has ended.

@@ -16,6 +16,9 @@ pub const FPS: usize = 25;
 /// Frames from one keyframe to the next.
 pub const GOP: usize = 2 * FPS;
 
+/// So many frames more or less than asked for make no difference.
+const CUT: usize = 5;
+
 const PICTURE: &str = "testsrc2=size=320x180:rate=25:duration=10";
 
 /// Never the same twice, so that no two audio frames are equal.
@@ -124,6 +127,13 @@ impl Source {
             let gaps = track.gaps(places);
             assert!(gaps.is_empty(), "{who} missed frames: {gaps:?} of {places:?}");
         }
+    }
+
+    /// Panics unless it lasts that long. Where ffmpeg cuts depends on the order of the frames around the cut.
+    pub fn assert_lasts(&self, received: &Received, seconds: u64, who: &str) {
+        let (wanted, got) = (usize::try_from(seconds).unwrap() * FPS, received.video.len());
+        assert!(got.abs_diff(wanted) <= CUT, "{who}: {got} frames of video in {seconds} s");
+        assert!(!received.audio.is_empty(), "{who}: no sound");
     }
 
     /// Panics unless it begins with a keyframe, and after each gap too.

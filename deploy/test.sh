@@ -49,9 +49,9 @@ newer_ffmpeg() {
         }
         mv "$dir.part" "$dir"
     fi
-    WEIR_TEST_FFMPEG9=$(find "$dir" -type f -path '*/binaries/ffmpeg*' ! -name '*.md' | head -n 1)
-    chmod +x "$WEIR_TEST_FFMPEG9"
-    export WEIR_TEST_FFMPEG9
+    NEWER_FFMPEG=$(find "$dir" -type f -path '*/binaries/ffmpeg*' ! -name '*.md' | head -n 1)
+    chmod +x "$NEWER_FFMPEG"
+    export NEWER_FFMPEG
 }
 
 install cc=gcc ffmpeg=ffmpeg rtmpdump=rtmpdump

@@ -200,8 +200,8 @@ fn one_client_too_many_is_told_so() {
 
 #[test]
 fn pictures_and_sound_of_enhanced_rtmp_go_through_unchanged() {
-    let Ok(newer) = std::env::var("WEIR_TEST_FFMPEG9") else {
-        eprintln!("left out: WEIR_TEST_FFMPEG9 names no ffmpeg that knows enhanced RTMP");
+    let Ok(newer) = std::env::var("NEWER_FFMPEG") else {
+        eprintln!("left out: NEWER_FFMPEG names no ffmpeg that knows enhanced RTMP");
         return;
     };
     let cluster = e2e::start(YAML);

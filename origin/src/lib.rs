@@ -4,7 +4,9 @@
 
 mod control;
 mod hub;
+mod incoming;
 mod relay;
+mod throttle;
 mod worker;
 
 pub use worker::run;

@@ -4,21 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use quinn::{Endpoint, EndpointConfig, TokioRuntime};
+use quinn::{Endpoint, EndpointConfig, TokioRuntime, VarInt};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, interval};
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tonic::transport::Server;
-use tracing::{info, warn};
+use tokio::time::{Instant, interval, timeout};
+use tracing::info;
 use weir_node::link::Report;
 use weir_node::quic;
 use weir_node::tls::ClusterTls;
 use weir_node::worker::{Command, Shell};
-use weir_proto::origin::control_server::ControlServer;
 
 use crate::control::{self, Identity, Service};
 use crate::hub::{Hub, Rules};
-use crate::relay::{self, Relay};
+use crate::incoming::Incoming;
+use crate::relay::{self, Limits, Relay};
+
+/// How long connections of other hosts may take to hear of the end.
+const GOODBYE_WITHIN: Duration = Duration::from_millis(500);
 
 /// Runs an origin worker until the supervisor wants it to leave.
 ///
@@ -30,7 +31,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
         true => None,
         false => Some(ClusterTls::load(&config.cluster.tls).context("cluster.tls")?),
     };
-    let relay = Relay::new(Hub::new(Rules::new(&config)), config.cluster.relay.queue);
+    let relay = Relay::new(Hub::new(Rules::new(&config)), Limits::new(&config));
     let slot = u16::try_from(shell.slot).context("slot")?;
     let identity = Identity {
         host: shell.host.clone(),
@@ -42,6 +43,8 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
     let (service, questions) = Service::new(identity);
     spawn_local(control::answer(relay.clone(), questions));
     spawn_local(relay.clone().deadlines());
+    spawn_local(relay.clone().watch_skips());
+    let mut endpoints = Vec::new();
     for socket in std::mem::take(&mut shell.sockets) {
         let name = socket.name.clone();
         let needs_tls = || tls.as_ref().with_context(|| format!("{name} needs cluster.tls"));
@@ -50,33 +53,35 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
                 spawn_local(relay::listen_unix(relay.clone(), socket.into_unix_listener()?));
             }
             "control.unix" => {
-                let incoming = UnixListenerStream::new(socket.into_unix_listener()?);
-                let serve = Server::builder().add_service(ControlServer::new(service.clone()));
-                spawn_local(ended("control.unix", serve.serve_with_incoming(incoming)));
+                let incoming = Incoming::new(name, socket.into_unix_listener()?);
+                spawn_local(control::serve(service.clone(), None, incoming)?);
             }
             "relay.quic" => {
                 let settings = quic::server_config(needs_tls()?)?;
                 let udp = socket.into_udp_socket();
                 let endpoint = Endpoint::new(EndpointConfig::default(), Some(settings), udp, Arc::new(TokioRuntime))?;
+                endpoints.push(endpoint.clone());
                 spawn_local(relay::listen_quic(relay.clone(), endpoint));
             }
             "control.tcp" => {
-                let incoming = TcpListenerStream::new(socket.into_tcp_listener()?);
-                let serve = Server::builder()
-                    .tls_config(needs_tls()?.grpc_server())?
-                    .add_service(ControlServer::new(service.clone()));
-                spawn_local(ended("control.tcp", serve.serve_with_incoming(incoming)));
+                let tls = needs_tls()?.grpc_server();
+                let incoming = Incoming::new(name, socket.into_tcp_listener()?);
+                spawn_local(control::serve(service.clone(), Some(tls), incoming)?);
             }
             other => anyhow::bail!("a socket named {other} is not for an origin"),
         }
     }
     shell.link.ready();
-    serve(shell, &relay).await
+    let served = serve(shell, &relay).await;
+    close(&endpoints).await;
+    served
 }
 
-async fn ended(name: &str, server: impl Future<Output = Result<(), tonic::transport::Error>>) {
-    if let Err(error) = server.await {
-        warn!(name, %error, "the control plane ended");
+/// Tells edges of other hosts that this process goes; else they would learn it from its silence.
+async fn close(endpoints: &[Endpoint]) {
+    for endpoint in endpoints {
+        endpoint.close(VarInt::from_u32(0), b"the origin goes");
+        timeout(GOODBYE_WITHIN, endpoint.wait_idle()).await.ok();
     }
 }
 
@@ -101,6 +106,8 @@ async fn serve(mut shell: Shell, relay: &Relay) -> anyhow::Result<()> {
                 shell.link.ack(token, Ok(()));
             }
             Some(Command::Drain { deadline }) => {
+                // It serves, and takes new publishers, until it is gone: edges carry theirs over to a successor, and
+                // until there is one nobody else could take them.
                 info!(streams = relay.hub().borrow().stream_count(), "draining");
                 drained_by = Some(deadline);
             }

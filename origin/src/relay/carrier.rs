@@ -6,15 +6,17 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::timeout;
 use weir_wire::relay::{self, Decoder, Record, VERSION};
 
-use super::{Carrier, Peer, Relay};
+use super::{CONTROL_MAX, Carrier, Peer, Relay};
+use crate::hub::Offence;
 
 /// Bytes of one write; a read takes a quarter of it.
 const BATCH: usize = 256 * 1024;
 
-/// How long an edge may take to say who it is.
-const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// What the hub wants is done before it is more than this, however many records came at once.
+const PENDING_MAX: usize = 4096;
 
 /// Why a connection ended.
 #[derive(Debug, thiserror::Error)]
@@ -25,33 +27,46 @@ pub(super) enum Lost {
     Closed,
     #[error("{0}")]
     Protocol(#[from] relay::Error),
+    #[error("{0}")]
+    Offence(#[from] Offence),
     #[error("the edge speaks version {0} of the relay, this is {VERSION}")]
     Version(u16),
-    #[error("it did not say hello")]
+    #[error("the edge did not say hello")]
     NoHello,
+    #[error("the edge took nothing for {0:?}")]
+    Stuck(Duration),
+    #[error("the edge did not read {CONTROL_MAX} answers")]
+    Unread,
 }
 
-/// Greets, then serves the edge until its connection ends. Errors before the greeting have no peer to be told of.
-pub(super) async fn run<R, W>(relay: &Rc<Relay>, carrier: Carrier, mut reader: R, mut writer: W) -> Result<(), Lost>
+/// Greets, then serves the edge until its connection ends; returns why it ended.
+///
+/// # Errors
+/// It was not served at all.
+pub(super) async fn run<R, W>(relay: &Rc<Relay>, carrier: Carrier, mut reader: R, mut writer: W) -> Result<Lost, Lost>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
     let mut input = BytesMut::new();
     let mut decoder = Decoder::new();
-    let greeting = greeting(&mut reader, &mut decoder, &mut input);
-    let name = tokio::time::timeout(HELLO_WITHIN, greeting).await.map_err(|_| Lost::NoHello)??;
-    let mut hello = BytesMut::new();
-    relay::encode(&mut hello, &Record::Hello { version: VERSION, name: String::new() });
-    writer.write_all(&hello).await?;
+    let greeted = async {
+        let name = greeting(&mut reader, &mut decoder, &mut input).await?;
+        let mut hello = BytesMut::new();
+        relay::encode(&mut hello, &Record::Hello { version: VERSION, name: String::new() });
+        writer.write_all(&hello).await?;
+        Ok::<_, Lost>(name)
+    };
+    let name = timeout(relay.limits().hello_within, greeted).await.map_err(|_| Lost::NoHello)??;
     let peer = relay.join(name, carrier);
     let lost = tokio::select! {
         lost = read(relay, &peer, &mut reader, decoder, input) => lost,
-        lost = write(&peer, &mut writer) => lost,
+        lost = write(&peer, &mut writer, relay.limits().stuck_after) => lost,
+        () = peer.unread() => Ok(Lost::Unread),
     };
-    let reason = lost.as_ref().map_or_else(ToString::to_string, |()| String::new());
-    relay.leave(&peer, &reason);
-    Ok(())
+    let lost = lost.unwrap_or_else(|lost| lost);
+    relay.leave(&peer, &lost);
+    Ok(lost)
 }
 
 async fn greeting<R: AsyncRead + Unpin>(
@@ -78,32 +93,36 @@ async fn read<R: AsyncRead + Unpin>(
     reader: &mut R,
     mut decoder: Decoder,
     mut input: BytesMut,
-) -> Result<(), Lost> {
+) -> Result<Lost, Lost> {
     loop {
-        let mut any = false;
         while let Some(record) = decoder.decode(&mut input)? {
-            relay.record(peer, record);
-            any = true;
+            relay.record(peer, record)?;
+            if relay.hub().borrow().pending() > PENDING_MAX {
+                relay.carry_out();
+            }
         }
-        if any {
-            relay.carry_out();
-        }
+        relay.carry_out();
         input.reserve(BATCH / 4);
         if reader.read_buf(&mut input).await? == 0 {
-            return Err(Lost::Closed);
+            return Ok(Lost::Closed);
         }
     }
 }
 
-async fn write<W: AsyncWrite + Unpin>(peer: &Peer, writer: &mut W) -> Result<(), Lost> {
+async fn write<W: AsyncWrite + Unpin>(peer: &Peer, writer: &mut W, stuck_after: Duration) -> Result<Lost, Lost> {
     let mut batch = BytesMut::new();
     loop {
-        peer.out.borrow_mut().fill(&mut batch, BATCH);
+        peer.fill(&mut batch, BATCH);
         if batch.is_empty() {
             peer.wake.notified().await;
             continue;
         }
-        writer.write_all(&batch).await?;
-        batch.clear();
+        while !batch.is_empty() {
+            // What waits for an edge that is stuck is bounded by this time, not only stream by stream.
+            let wrote = timeout(stuck_after, writer.write_buf(&mut batch)).await;
+            if wrote.map_err(|_| Lost::Stuck(stuck_after))?? == 0 {
+                return Ok(Lost::Closed);
+            }
+        }
     }
 }

@@ -3,16 +3,24 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
-use bytes::BytesMut;
-use quinn::{Connection, VarInt};
+use bytes::{Buf, BytesMut};
+use quinn::{Connection, SendStream, VarInt};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
-use weir_media::Frame;
+use weir_media::{Configs, Frame};
 use weir_wire::relay::{Record, encode};
 
 /// A longer group is split, so that what is lost with a stream is bounded; in microseconds.
 const SPLIT: i64 = 4_000_000;
+
+/// Of key frames closer than this the first one's group holds all: a stream of key frames alone needs no stream each.
+const GROUP_MIN: i64 = 250_000;
+
+/// What a waiting frame and an open group are counted as beside their bodies, in bytes.
+const FRAME_COST: usize = 128;
+const GROUP_COST: usize = 4096;
 
 /// Application error code of a group that was dropped.
 const DROPPED: VarInt = VarInt::from_u32(2);
@@ -20,94 +28,163 @@ const DROPPED: VarInt = VarInt::from_u32(2);
 /// Bytes of one write.
 const BATCH: usize = 64 * 1024;
 
+/// Groups begun within this time are of one age and share a link fairly; older ones go first.
+const AGE: Duration = Duration::from_millis(250);
+
+/// The priority of a group that has made a newer one wait for too long: after all that are on time.
+const LATE: i32 = i32::MIN;
+
+/// Bounds of a subscription.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Bytes that may wait over all its groups.
+    pub(super) queue: usize,
+    /// How long a newer group waits for the older ones; then it goes first, and the edge stops the older ones.
+    pub(super) hold: Duration,
+}
+
 /// See the module.
 pub(super) struct Subscription {
     connection: Connection,
     channel: u32,
-    /// Bytes that may wait over all groups.
-    bound: usize,
+    bounds: Bounds,
+    started: Instant,
     next: u64,
+    /// What is in force. Each group that can be joined begins with it, as the group that it came in may be skipped.
+    configs: Configs,
     current: Option<Rc<Group>>,
-    /// Groups whose streams are not written to their ends, oldest first.
+    /// Groups that did not arrive yet, oldest first.
     open: VecDeque<Rc<Group>>,
     group_dts: i64,
     /// Only configuration came into the current group.
     only_config: bool,
+    /// The newest group that can be joined, until the groups before it are late.
+    newer: Option<(u64, Instant)>,
+    skips: Rc<Cell<u64>>,
 }
 
-#[derive(Default)]
 struct Group {
+    index: u64,
+    joinable: bool,
+    priority: i32,
     frames: RefCell<VecDeque<Frame>>,
     bytes: Cell<usize>,
+    /// No more frames come.
     finished: Cell<bool>,
+    /// Others go first.
+    late: Cell<bool>,
+    /// It ends in the middle: let go here, or not wanted there.
     dropped: Cell<bool>,
+    /// It arrived, or was dropped.
     done: Cell<bool>,
     wake: Notify,
-    cancelled: Notify,
 }
 
 impl Subscription {
-    pub(super) fn new(connection: Connection, channel: u32, bound: usize) -> Self {
+    /// `skips` counts the groups that were dropped.
+    pub(super) fn new(connection: Connection, channel: u32, bounds: Bounds, skips: Rc<Cell<u64>>) -> Self {
         Self {
             connection,
             channel,
-            bound,
+            bounds,
+            started: Instant::now(),
             next: 0,
+            configs: Configs::default(),
             current: None,
             open: VecDeque::new(),
             group_dts: 0,
             only_config: true,
+            newer: None,
+            skips,
         }
     }
 
     /// Sends a frame, on the current group's stream or on a new one.
     pub(super) fn push(&mut self, frame: Frame, starts_group: bool) {
-        let split = frame.dts - self.group_dts > SPLIT && !self.only_config;
-        let current = match &self.current {
-            // Configuration goes first in the stream of the group that needs it.
-            Some(group) if (!starts_group || self.only_config) && !split => group.clone(),
-            _ => self.begin(&frame, starts_group || self.next == 0),
+        let now = Instant::now();
+        self.bound_memory();
+        self.pass_late_groups(now);
+        let age = frame.dts.saturating_sub(self.group_dts);
+        let group = match &self.current {
+            None => self.begin(now, &frame, true),
+            Some(group) if starts_group => {
+                let holds_it = group.joinable && !group.dropped.get();
+                match holds_it && (self.only_config || (0..GROUP_MIN).contains(&age)) {
+                    true => group.clone(),
+                    false => self.begin(now, &frame, true),
+                }
+            }
+            // The rest of a group that ends in the middle is of no use.
+            Some(group) if group.dropped.get() => {
+                if frame.info.config {
+                    self.configs.update(&frame);
+                }
+                return;
+            }
+            Some(_) if age > SPLIT && !self.only_config => self.begin(now, &frame, false),
+            Some(group) => group.clone(),
         };
-        if current.dropped.get() {
-            return;
-        }
         if self.only_config {
             self.group_dts = frame.dts;
         }
         self.only_config &= frame.info.config;
-        current.bytes.set(current.bytes.get() + frame.body.len());
-        current.frames.borrow_mut().push_back(frame);
-        current.wake.notify_one();
-        self.bound_memory();
+        if frame.info.config {
+            self.configs.update(&frame);
+        }
+        group.push(frame);
     }
 
-    fn begin(&mut self, first: &Frame, joinable: bool) -> Rc<Group> {
+    fn begin(&mut self, now: Instant, first: &Frame, joinable: bool) -> Rc<Group> {
         if let Some(old) = self.current.take() {
             old.finished.set(true);
             old.wake.notify_one();
         }
-        let group = Rc::new(Group::default());
-        spawn_local(write(self.connection.clone(), self.channel, self.next, joinable, group.clone()));
+        let age = now.saturating_duration_since(self.started).as_millis() / AGE.as_millis();
+        let group = Rc::new(Group::new(self.next, joinable, -1 - i32::try_from(age).unwrap_or(i32::MAX - 2)));
         self.next += 1;
         self.group_dts = first.dts;
         self.only_config = true;
+        if joinable {
+            // In the order of their names, since what is older than the newest is taken for a repetition.
+            let mut configs: Vec<&Frame> = self.configs.iter().collect();
+            configs.sort_by_key(|frame| frame.id);
+            configs.into_iter().for_each(|config| group.push(config.clone()));
+            self.newer = (group.index > 0).then_some((group.index, now));
+        }
+        spawn_local(write(self.connection.clone(), self.channel, group.clone()));
         self.open.push_back(group.clone());
         self.current = Some(group.clone());
         group
     }
 
-    /// Drops the oldest groups while too much waits: the edge goes on at the next one it can join.
+    /// Drops the oldest groups while too much waits: the edge goes on at the next one that it can join.
     fn bound_memory(&mut self) {
         self.open.retain(|group| !group.done.get());
-        let mut waiting: usize = self.open.iter().map(|group| group.bytes.get()).sum();
-        while waiting > self.bound
+        let mut waiting: usize = self.open.iter().map(|group| group.cost()).sum();
+        while waiting > self.bounds.queue
             && let Some(oldest) = self.open.pop_front()
         {
-            waiting -= oldest.bytes.get();
-            oldest.cancel();
-            if self.open.is_empty() {
-                // The current one was dropped: what follows in it is of no use either.
-                self.current = Some(oldest);
+            waiting -= oldest.cost();
+            oldest.drop_rest();
+            self.skips.set(self.skips.get() + 1);
+            // Its further parts cannot be read without it.
+            while self.open.front().is_some_and(|group| !group.joinable)
+                && let Some(part) = self.open.pop_front()
+            {
+                waiting -= part.cost();
+                part.drop_rest();
+            }
+        }
+    }
+
+    /// Lets a newer group go first once it has waited for the hold.
+    fn pass_late_groups(&mut self, now: Instant) {
+        if let Some((index, _)) =
+            self.newer.take_if(|(_, began)| now.saturating_duration_since(*began) >= self.bounds.hold)
+        {
+            for group in self.open.iter().filter(|group| group.index < index) {
+                group.late.set(true);
+                group.wake.notify_one();
             }
         }
     }
@@ -116,61 +193,105 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         for group in &self.open {
-            group.cancel();
+            group.drop_rest();
         }
     }
 }
 
 impl Group {
-    fn cancel(&self) {
+    fn new(index: u64, joinable: bool, priority: i32) -> Self {
+        Self {
+            index,
+            joinable,
+            priority,
+            frames: RefCell::default(),
+            bytes: Cell::new(0),
+            finished: Cell::new(false),
+            late: Cell::new(false),
+            dropped: Cell::new(false),
+            done: Cell::new(false),
+            wake: Notify::new(),
+        }
+    }
+
+    fn push(&self, frame: Frame) {
+        self.bytes.set(self.bytes.get() + frame.body.len() + FRAME_COST);
+        self.frames.borrow_mut().push_back(frame);
+        self.wake.notify_one();
+    }
+
+    fn cost(&self) -> usize {
+        GROUP_COST + self.bytes.get()
+    }
+
+    fn drop_rest(&self) {
         self.dropped.set(true);
         self.frames.borrow_mut().clear();
         self.bytes.set(0);
         self.wake.notify_one();
-        self.cancelled.notify_one();
+    }
+
+    /// Moves about [`BATCH`] bytes of waiting frames to the batch.
+    fn fill(&self, batch: &mut BytesMut, channel: u32) {
+        while batch.len() < BATCH
+            && let Some(frame) = self.frames.borrow_mut().pop_front()
+        {
+            self.bytes.set(self.bytes.get() - frame.body.len() - FRAME_COST);
+            encode(batch, &Record::Frame { channel, frame });
+        }
     }
 }
 
-/// Moves about [`BATCH`] bytes of waiting frames to the batch.
-fn fill(batch: &mut BytesMut, channel: u32, group: &Group) {
-    while batch.len() < BATCH
-        && let Some(frame) = group.frames.borrow_mut().pop_front()
-    {
-        group.bytes.set(group.bytes.get().saturating_sub(frame.body.len()));
-        encode(batch, &Record::Frame { channel, frame });
-    }
-}
-
-/// Writes one group to its end; ends early when it is dropped here or not wanted there.
-async fn write(connection: Connection, channel: u32, index: u64, joinable: bool, group: Rc<Group>) {
-    let Ok(mut stream) = connection.open_uni().await else { return group.done.set(true) };
-    // Older groups first.
-    stream.set_priority(i32::try_from(index % (1 << 30)).map_or(0, |i| -i)).ok();
-    let mut batch = BytesMut::new();
-    encode(&mut batch, &Record::Group { channel, index, joinable });
-    loop {
-        fill(&mut batch, channel, &group);
-        if group.dropped.get() {
-            stream.reset(DROPPED).ok();
-            break;
-        }
-        if batch.is_empty() {
-            if group.finished.get() {
-                stream.finish().ok();
-                break;
-            }
-            group.wake.notified().await;
-            continue;
-        }
+/// Sends one group, on a stream of its own, until it has arrived; ends early when it is dropped here or not wanted there.
+async fn write(connection: Connection, channel: u32, group: Rc<Group>) {
+    let opened = loop {
         tokio::select! {
-            written = stream.write_all(&batch) => {
-                if written.is_err() {
-                    break;
+            opened = connection.open_uni() => break opened.ok(),
+            () = group.wake.notified() => {
+                if group.dropped.get() {
+                    break None;
                 }
             }
-            () = group.cancelled.notified() => {}
         }
-        batch.clear();
+    };
+    let arrived = match opened {
+        Some(stream) => carry(stream, channel, &group).await,
+        None => false,
+    };
+    if !arrived {
+        group.drop_rest();
     }
     group.done.set(true);
+}
+
+/// True when all of it arrived.
+async fn carry(mut stream: SendStream, channel: u32, group: &Group) -> bool {
+    stream.set_priority(group.priority).ok();
+    let mut batch = BytesMut::new();
+    encode(&mut batch, &Record::Group { channel, index: group.index, joinable: group.joinable });
+    let stopped = stream.stopped();
+    tokio::pin!(stopped);
+    let mut ended = false;
+    loop {
+        if group.dropped.get() {
+            stream.reset(DROPPED).ok();
+            return false;
+        }
+        group.fill(&mut batch, channel);
+        if batch.is_empty() && group.finished.get() && !ended {
+            stream.finish().ok();
+            ended = true;
+        }
+        if group.late.take() {
+            stream.set_priority(LATE).ok();
+        }
+        tokio::select! {
+            written = stream.write(&batch), if !batch.is_empty() => match written {
+                Ok(written) => batch.advance(written),
+                Err(_) => return false,
+            },
+            stopped = &mut stopped => return matches!(stopped, Ok(None)),
+            () = group.wake.notified() => {}
+        }
+    }
 }

@@ -5,24 +5,64 @@ mod groups;
 mod quic;
 mod unix;
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::{Bytes, BytesMut};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use weir_media::StreamName;
-use weir_wire::relay::{OutQueue, Policy, Record};
+use weir_node::config::Config;
+use weir_wire::relay::{OutQueue, Policy, RECORD_MAX, Record};
 
-use crate::hub::{Event, Hub, Output, PeerId, Port};
-use groups::Subscription;
+use crate::hub::{Event, Hub, Offence, Output, PeerId, Port};
+use carrier::Lost;
+use groups::{Bounds, Subscription};
 
 pub(crate) use quic::listen as listen_quic;
 pub(crate) use unix::listen as listen_unix;
 
 /// The pause after an accept error (EMFILE and its kind); the loop never ends.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections of edge workers, greeted or not; more are closed.
+const PEERS_MAX: usize = 4096;
+
+/// Records other than frames that may wait for an edge: every channel of a connection changes its state three times.
+const CONTROL_MAX: usize = 65_536;
+
+/// How often it is looked whether subscriptions were skipped.
+const SKIPS_EVERY: Duration = Duration::from_secs(5);
+
+/// Times and sizes of connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bytes that may wait for one subscriber of one stream: `cluster.relay.queue`.
+    pub(crate) queue: usize,
+    /// After which a newer group goes before an older one: `cluster.relay.hold`.
+    pub(crate) hold: Duration,
+    /// How long an edge may take to say who it is.
+    pub(crate) hello_within: Duration,
+    /// An edge that takes not a byte for so long is given up; all that waits for it is let go.
+    pub(crate) stuck_after: Duration,
+}
+
+impl Limits {
+    pub(crate) fn new(config: &Config) -> Self {
+        let relay = &config.cluster.relay;
+        Self {
+            queue: relay.queue,
+            hold: relay.hold,
+            hello_within: Duration::from_secs(5),
+            stuck_after: Duration::from_secs(10),
+        }
+    }
+}
 
 /// How a peer's subscriptions travel.
 enum Carrier {
@@ -37,8 +77,42 @@ struct Peer {
     id: PeerId,
     name: String,
     out: RefCell<OutQueue>,
+    /// Something waits to be written.
     wake: Notify,
+    /// Records other than frames that wait.
+    controls: Cell<usize>,
+    /// They are too many.
+    overflow: Notify,
     carrier: Carrier,
+    group_skips: Rc<Cell<u64>>,
+    skips_told: Cell<u64>,
+}
+
+impl Peer {
+    fn control(&self, record: Record) {
+        self.controls.set(self.controls.get() + 1);
+        if self.controls.get() > CONTROL_MAX {
+            return self.overflow.notify_one();
+        }
+        self.out.borrow_mut().control(record);
+        self.wake.notify_one();
+    }
+
+    /// Takes what is to be written next: all records but frames, and about `budget` bytes.
+    fn fill(&self, batch: &mut BytesMut, budget: usize) {
+        self.out.borrow_mut().fill(batch, budget);
+        self.controls.set(0);
+    }
+
+    /// Returns when it does not read what it is told.
+    async fn unread(&self) {
+        self.overflow.notified().await;
+    }
+
+    /// How often its subscriptions were moved on to a newer group.
+    fn skips(&self) -> u64 {
+        self.out.borrow().skips() + self.group_skips.get()
+    }
 }
 
 type OnChange = Box<dyn Fn(&StreamName)>;
@@ -46,22 +120,33 @@ type OnChange = Box<dyn Fn(&StreamName)>;
 /// The hub with its connections.
 pub(crate) struct Relay {
     hub: RefCell<Hub>,
+    limits: Limits,
     peers: RefCell<FxHashMap<PeerId, Rc<Peer>>>,
     next_peer: Cell<PeerId>,
-    queue_bound: usize,
-    /// The hub's next deadline may have changed.
+    /// Counts connections by its clones.
+    entered: Rc<()>,
+    /// The deadline of the hub that is waited for.
+    deadline: Cell<Option<Instant>>,
+    /// It has changed.
     timer: Notify,
     /// Told of each stream whose state changed.
     on_change: RefCell<Option<OnChange>>,
 }
 
+/// A connection's place among [`PEERS_MAX`].
+struct Entered {
+    _one: Rc<()>,
+}
+
 impl Relay {
-    pub(crate) fn new(hub: Hub, queue_bound: usize) -> Rc<Self> {
+    pub(crate) fn new(hub: Hub, limits: Limits) -> Rc<Self> {
         Rc::new(Self {
             hub: RefCell::new(hub),
+            limits,
             peers: RefCell::default(),
             next_peer: Cell::new(1),
-            queue_bound,
+            entered: Rc::new(()),
+            deadline: Cell::new(None),
             timer: Notify::new(),
             on_change: RefCell::default(),
         })
@@ -79,11 +164,19 @@ impl Relay {
         self.peers.borrow().len()
     }
 
+    fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    fn enter(&self) -> Option<Entered> {
+        // The relay's own is one of them.
+        (Rc::strong_count(&self.entered) <= PEERS_MAX).then(|| Entered { _one: self.entered.clone() })
+    }
+
     /// Waits for the hub's deadlines, for as long as the worker lives.
     pub(crate) async fn deadlines(self: Rc<Self>) {
         loop {
-            let deadline = self.hub.borrow().deadline();
-            match deadline {
+            match self.deadline.get() {
                 None => self.timer.notified().await,
                 Some(at) => {
                     if tokio::time::timeout_at(at.into(), self.timer.notified()).await.is_err() {
@@ -95,31 +188,61 @@ impl Relay {
         }
     }
 
+    /// Tells now and then which edges do not keep up, for as long as the worker lives.
+    pub(crate) async fn watch_skips(self: Rc<Self>) {
+        let mut tick = tokio::time::interval(SKIPS_EVERY);
+        loop {
+            tick.tick().await;
+            for peer in self.peers.borrow().values() {
+                let skips = peer.skips();
+                let new = skips - peer.skips_told.replace(skips);
+                if new > 0 {
+                    warn!(peer = peer.name, skips = new, "an edge does not keep up: streams skipped to newer groups");
+                }
+            }
+        }
+    }
+
     fn join(&self, name: String, carrier: Carrier) -> Rc<Peer> {
         let id = self.next_peer.get();
         self.next_peer.set(id + 1);
         info!(peer = name, "edge connected");
-        let out = RefCell::new(OutQueue::new(self.queue_bound));
-        let peer = Rc::new(Peer { id, name, out, wake: Notify::new(), carrier });
+        let peer = Rc::new(Peer {
+            id,
+            name,
+            out: RefCell::new(OutQueue::new(self.limits.queue)),
+            wake: Notify::new(),
+            controls: Cell::new(0),
+            overflow: Notify::new(),
+            carrier,
+            group_skips: Rc::default(),
+            skips_told: Cell::new(0),
+        });
         self.peers.borrow_mut().insert(id, peer.clone());
         peer
     }
 
-    fn leave(&self, peer: &Peer, reason: &str) {
-        info!(peer = peer.name, reason, "edge disconnected");
+    fn leave(&self, peer: &Peer, lost: &Lost) {
+        match lost {
+            Lost::Closed | Lost::Io(_) => info!(peer = peer.name, reason = %lost, "edge disconnected"),
+            _ => warn!(peer = peer.name, reason = %lost, "edge disconnected"),
+        }
         self.peers.borrow_mut().remove(&peer.id);
         self.hub.borrow_mut().peer_gone(Instant::now(), peer.id);
         self.carry_out();
     }
 
     /// A record of a peer; what follows from it is done by [`Relay::carry_out`].
-    fn record(&self, peer: &Peer, record: Record) {
-        if let Record::Claim { channel, .. } = &record {
-            peer.out.borrow_mut().open(*channel, Policy::Hold);
+    fn record(&self, peer: &Peer, mut record: Record) -> Result<(), Offence> {
+        if let Record::Frame { frame, .. } = &mut record
+            && frame.body.len() <= RECORD_MAX
+        {
+            // A slice of what was read. Kept in a group, a few bytes of it would keep all of it.
+            frame.body = Bytes::copy_from_slice(&frame.body);
         }
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
         let wall = u64::try_from(wall).unwrap_or(u64::MAX);
-        self.hub.borrow_mut().record(Instant::now(), wall, peer.id, record);
+        self.hub.borrow_mut().record(Instant::now(), wall, peer.id, record)
     }
 
     /// Does what the hub wants. Called once a batch of records.
@@ -130,8 +253,7 @@ impl Relay {
             match output {
                 Output::Send(peer, record) => {
                     if let Some(peer) = peers.get(&peer) {
-                        peer.out.borrow_mut().control(record);
-                        peer.wake.notify_one();
+                        peer.control(record);
                     }
                 }
                 Output::Open(port) => self.open(&peers, port),
@@ -160,14 +282,16 @@ impl Relay {
                 }
                 Output::Log(event) => log(&peers, &event),
                 Output::Changed(name) => {
-                    self.timer.notify_one();
                     if let Some(tell) = &*self.on_change.borrow() {
                         tell(&name);
                     }
                 }
             }
         }
-        self.timer.notify_one();
+        let deadline = self.hub.borrow().deadline();
+        if self.deadline.replace(deadline) != deadline {
+            self.timer.notify_one();
+        }
     }
 
     fn open(&self, peers: &FxHashMap<PeerId, Rc<Peer>>, port: Port) {
@@ -175,7 +299,9 @@ impl Relay {
         match &peer.carrier {
             Carrier::Queue => peer.out.borrow_mut().open(port.channel, Policy::Skip),
             Carrier::Groups(connection, subscriptions) => {
-                let subscription = Subscription::new(connection.clone(), port.channel, self.queue_bound);
+                let bounds = Bounds { queue: self.limits.queue, hold: self.limits.hold };
+                let subscription =
+                    Subscription::new(connection.clone(), port.channel, bounds, peer.group_skips.clone());
                 subscriptions.borrow_mut().insert(port.channel, subscription);
             }
         }

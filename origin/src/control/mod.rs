@@ -1,36 +1,56 @@
 //! The control plane: tonic handlers that ask the hub's thread and wait for its answer.
 
-use std::collections::{HashMap, HashSet};
+mod watch;
+
+#[cfg(test)]
+mod tests;
+
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
+use tonic::transport::{Error, Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{info, warn};
 use weir_media::StreamName;
-use weir_proto::origin::control_server::Control;
+use weir_proto::origin::control_server::{Control, ControlServer};
 use weir_proto::origin::{
     Beat, LocateRequest, RegisterReply, RegisterRequest, StreamName as Name, StreamState, WatchRequest,
 };
 use weir_wire::relay::VERSION;
 
+use crate::incoming::{Accept, Caller, Incoming};
 use crate::relay::Relay;
+use watch::Watchers;
 
 /// How often both ends of a heartbeat speak, and after how long a silence the other is lost.
 const HEARTBEAT: Duration = Duration::from_millis(500);
 const LOST_AFTER: Duration = Duration::from_secs(2);
 
+/// Beats that may wait for an edge that does not read.
+const BEATS_MAX: usize = 4;
+
 /// Questions that may wait for the hub's thread, and its time to answer one.
 const QUESTIONS_MAX: usize = 256;
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
-/// Changes that may wait for a watcher; one that is slower is told that it missed some.
+/// Changes that were told to a watcher and not yet taken from it.
 const CHANGES_MAX: usize = 1024;
+
+/// The largest request, in bytes.
+const REQUEST_MAX: usize = 16 * 1024;
+
+/// Calls that one connection may have open.
+const CALLS_MAX: u32 = 256;
+
+/// A silent connection is asked for a sign of life, and closed when there is none.
+const PING_EVERY: Duration = Duration::from_secs(5);
+const PING_WITHIN: Duration = Duration::from_secs(5);
 
 /// What a handler asks of the hub's thread.
 #[derive(Debug)]
@@ -65,13 +85,71 @@ impl Service {
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Status> {
         let (sender, answer) = oneshot::channel();
-        let busy = |_| Status::unavailable("the origin is busy");
-        self.questions.try_send(question(sender)).map_err(|_| Status::unavailable("the origin is busy"))?;
+        self.questions.try_send(question(sender)).map_err(|_| busy())?;
         timeout(ANSWER_WITHIN, answer)
             .await
             .map_err(|_| Status::deadline_exceeded("the origin did not answer in time"))?
-            .map_err(busy)
+            .map_err(|_| busy())
     }
+
+    /// One end of a heartbeat: speaks and listens until the other end is lost or goes.
+    async fn beat(self, caller: Caller, mut beats: Streaming<Beat>, sender: mpsc::Sender<Result<Beat, Status>>) {
+        let mut tick = interval(HEARTBEAT);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut seq = 0;
+        let mut lost_at = Instant::now() + LOST_AFTER;
+        loop {
+            tokio::select! {
+                beat = beats.next() => match beat {
+                    Some(Ok(_)) => lost_at = Instant::now() + LOST_AFTER,
+                    Some(Err(status)) => {
+                        return info!(edge = %caller, reason = status.message(), "the heartbeat broke off");
+                    }
+                    None => return info!(edge = %caller, "the heartbeat ended"),
+                },
+                () = sleep_until(lost_at) => return warn!(edge = %caller, "the heartbeat is lost"),
+                _ = tick.tick() => {
+                    // Too busy to answer is too busy to beat.
+                    let Ok((connections, streams)) = self.ask(Question::Load).await else { continue };
+                    seq += 1;
+                    // A full queue is an edge that does not read; it is lost if it does not speak either.
+                    let beat = Beat { seq, connections, streams };
+                    if let Err(mpsc::error::TrySendError::Closed(_)) = sender.try_send(Ok(beat)) {
+                        return info!(edge = %caller, "the heartbeat ended");
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn busy() -> Status {
+    Status::unavailable("the origin is busy")
+}
+
+/// Serves the control plane on one listener, for as long as the worker lives.
+///
+/// # Errors
+/// The certificates cannot be used.
+pub(crate) fn serve<L: Accept + 'static>(
+    service: Service,
+    tls: Option<ServerTlsConfig>,
+    incoming: Incoming<L>,
+) -> Result<impl Future<Output = ()>, Error> {
+    let mut server = Server::builder()
+        .max_concurrent_streams(CALLS_MAX)
+        .http2_keepalive_interval(Some(PING_EVERY))
+        .http2_keepalive_timeout(Some(PING_WITHIN));
+    if let Some(tls) = tls {
+        server = server.tls_config(tls)?;
+    }
+    let service = ControlServer::new(service).max_decoding_message_size(REQUEST_MAX);
+    let served = server.add_service(service).serve_with_incoming(incoming);
+    Ok(async {
+        if let Err(error) = served.await {
+            warn!(%error, "the control plane ended");
+        }
+    })
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -79,12 +157,15 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[tonic::async_trait]
 impl Control for Service {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<RegisterReply>, Status> {
+        let caller = caller(&request)?;
         let edge = request.into_inner();
+        caller.is(&format!("edge/{}@{}", edge.slot, edge.node));
         if edge.relay_version != u32::from(VERSION) {
             let text = format!("relay version {} is not spoken here, {VERSION} is", edge.relay_version);
+            warn!(edge = %caller, reason = text, "an edge was refused");
             return Err(Status::failed_precondition(text));
         }
-        info!(edge = edge.slot, node = edge.node, version = edge.version, "edge registered");
+        info!(edge = %caller, version = edge.version, "edge registered");
         Ok(Response::new(RegisterReply {
             host: self.identity.host.clone(),
             slot: self.identity.slot,
@@ -100,32 +181,9 @@ impl Control for Service {
     type HeartbeatStream = Answers<Beat>;
 
     async fn heartbeat(&self, request: Request<Streaming<Beat>>) -> Result<Response<Answers<Beat>>, Status> {
-        let mut beats = request.into_inner();
-        let (sender, receiver) = mpsc::channel(4);
-        let service = self.clone();
-        tokio::spawn(async move {
-            let mut tick = interval(HEARTBEAT);
-            let mut seq = 0;
-            let mut heard = tokio::time::Instant::now();
-            loop {
-                tokio::select! {
-                    beat = beats.next() => match beat {
-                        Some(Ok(_)) => heard = tokio::time::Instant::now(),
-                        _ => return,
-                    },
-                    _ = tick.tick() => {
-                        if heard.elapsed() > LOST_AFTER {
-                            return warn!("an edge's heartbeat is lost");
-                        }
-                        seq += 1;
-                        let (connections, streams) = service.ask(Question::Load).await.unwrap_or_default();
-                        if sender.send(Ok(Beat { seq, connections, streams })).await.is_err() {
-                            return;
-                        }
-                    }
-                }
-            }
-        });
+        let caller = caller(&request)?;
+        let (sender, receiver) = mpsc::channel(BEATS_MAX);
+        tokio::spawn(self.clone().beat(caller, request.into_inner(), sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -140,10 +198,14 @@ impl Control for Service {
     async fn watch(&self, request: Request<WatchRequest>) -> Result<Response<Answers<StreamState>>, Status> {
         let (sender, receiver) = mpsc::channel(CHANGES_MAX);
         let name = request.into_inner().name.as_ref().map(read_name);
-        let question = Question::Watch(name, sender);
-        self.questions.try_send(question).map_err(|_| Status::unavailable("the origin is busy"))?;
+        self.questions.try_send(Question::Watch(name, sender)).map_err(|_| busy())?;
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
+}
+
+/// Who asks. Every connection that [`Incoming`] gave has one.
+fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+    request.extensions().get().cloned().ok_or_else(|| Status::internal("a call without a connection"))
 }
 
 fn read_name(name: &Name) -> StreamName {
@@ -158,77 +220,20 @@ fn write_state(relay: &Relay, name: &StreamName) -> StreamState {
     StreamState { name: Some(name), live, epoch, subscribers, missed: false }
 }
 
-struct Watcher {
-    name: Option<StreamName>,
-    sender: mpsc::Sender<Result<StreamState, Status>>,
-    /// It was too slow; it gets everything again when there is room.
-    behind: bool,
-}
-
 /// Answers the handlers' questions on the hub's thread, and tells watchers of changes.
 pub(crate) async fn answer(relay: Rc<Relay>, mut questions: mpsc::Receiver<Question>) {
-    let (changed, mut changes) = mpsc::channel::<StreamName>(CHANGES_MAX);
-    let overflow = Rc::new(std::cell::Cell::new(false));
-    let missed = overflow.clone();
-    relay.on_change(move |name| {
-        if changed.try_send(name.clone()).is_err() {
-            missed.set(true);
-        }
-    });
-    let mut watchers: HashMap<u64, Watcher> = HashMap::new();
-    let mut next = 0;
-    let mut sweep = interval(Duration::from_secs(1));
-    loop {
-        tokio::select! {
-            question = questions.recv() => match question {
-                None => return,
-                Some(Question::Locate(name, answer)) => { answer.send(write_state(&relay, &name)).ok(); }
-                Some(Question::Load(answer)) => {
-                    let load = (relay.peer_count() as u64, relay.hub().borrow().stream_count() as u64);
-                    answer.send(load).ok();
-                }
-                Some(Question::Watch(name, sender)) => {
-                    next += 1;
-                    let mut watcher = Watcher { name, sender, behind: false };
-                    tell_all(&relay, &mut watcher, false);
-                    watchers.insert(next, watcher);
-                }
-            },
-            Some(first) = changes.recv() => {
-                let mut names = HashSet::from([first]);
-                while let Ok(name) = changes.try_recv() {
-                    names.insert(name);
-                }
-                let lost = overflow.take();
-                for watcher in watchers.values_mut() {
-                    watcher.behind |= lost;
-                    for name in names.iter().filter(|n| watcher.name.as_ref().is_none_or(|w| w == *n)) {
-                        watcher.behind |= watcher.sender.try_send(Ok(write_state(&relay, name))).is_err();
-                    }
-                }
+    let watchers = Watchers::new(&relay);
+    while let Some(question) = questions.recv().await {
+        // An error: who asked is gone.
+        match question {
+            Question::Locate(name, answer) => {
+                answer.send(write_state(&relay, &name)).ok();
             }
-            _ = sweep.tick() => {
-                watchers.retain(|_, watcher| !watcher.sender.is_closed());
-                for watcher in watchers.values_mut().filter(|w| w.behind) {
-                    tell_all(&relay, watcher, true);
-                }
+            Question::Load(answer) => {
+                let streams = relay.hub().borrow().stream_count();
+                answer.send((relay.peer_count() as u64, streams as u64)).ok();
             }
-        }
-    }
-}
-
-/// Tells a watcher the state of all that it watches.
-fn tell_all(relay: &Relay, watcher: &mut Watcher, missed: bool) {
-    let names: Vec<StreamName> = match &watcher.name {
-        Some(name) => vec![name.clone()],
-        None => relay.hub().borrow().names().cloned().collect(),
-    };
-    watcher.behind = false;
-    for name in names {
-        let state = StreamState { missed, ..write_state(relay, &name) };
-        if watcher.sender.try_send(Ok(state)).is_err() {
-            watcher.behind = true;
-            return;
+            Question::Watch(name, sender) => watchers.add(name, sender),
         }
     }
 }

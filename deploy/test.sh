@@ -43,7 +43,8 @@ newer_ffmpeg() {
         }
         say "installing imageio-ffmpeg"
         rm -rf "$dir.part"
-        python3 -m pip --quiet --disable-pip-version-check install --no-deps --target "$dir.part" 'imageio-ffmpeg==0.8.1' || {
+        PIP_ROOT_USER_ACTION=ignore \
+            python3 -m pip --quiet --disable-pip-version-check install --no-deps --target "$dir.part" 'imageio-ffmpeg==0.8.1' || {
             say "imageio-ffmpeg cannot be had: the tests of enhanced RTMP are left out"
             return 0
         }

@@ -4,11 +4,12 @@ mod common;
 mod e2e;
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use e2e::SOON;
 use e2e::ffmpeg::Ffmpeg;
-use e2e::source::Source;
+use e2e::source::{GOP, Received, Source};
 
 /// How long is published.
 const PUBLISH: u64 = 60;
@@ -71,4 +72,20 @@ fn forty_rtmp_and_forty_flv_players_over_two_workers_get_every_frame() {
         source.assert_whole(&received, &url);
         source.assert_lasts(&received, seconds, &url);
     }
+}
+
+#[test]
+fn the_checks_see_what_is_wrong() {
+    let source = Source::b_frames();
+    let at = |video: Vec<usize>| Received { video, audio: vec![7, 8, 9] };
+    let fails = |check: &dyn Fn()| catch_unwind(AssertUnwindSafe(check)).is_err();
+    source.assert_whole(&at((GOP..5 * GOP).chain(0..GOP).collect()), "all, around the end of the source");
+    assert!(fails(&|| source.assert_whole(&at((1..GOP).collect()), "begins without a keyframe")));
+    assert!(fails(&|| source.assert_whole(&at(vec![0, 1, 3]), "misses a frame")));
+    assert!(fails(&|| source.assert_whole(&at(vec![0, 1, 1, 2]), "has one twice")));
+    assert!(fails(&|| source.assert_whole(&at(vec![]), "has none")));
+    assert!(fails(&|| source.assert_joins_at_keyframes(&at(vec![0, 1, GOP + 1]), "goes on within a group")));
+    source.assert_joins_at_keyframes(&at(vec![0, 1, GOP, GOP + 1]), "goes on at a keyframe");
+    assert!(fails(&|| _ = source.place_hashes("0, 0, 0, 40, 3192, 00000000000000000000000000000000")));
+    assert!(fails(&|| source.assert_lasts(&at((0..GOP).collect()), 3, "ends early")));
 }

@@ -154,7 +154,7 @@ impl Hub {
     pub(crate) fn forget(&self, stream: &Rc<Stream>) {
         let held = self.streams.borrow_mut().remove(stream.name());
         if held.is_some() {
-            self.log_memory_shrank(stream.log_memory());
+            self.log_memory_shrank(stream.close());
         }
     }
 

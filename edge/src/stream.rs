@@ -101,9 +101,16 @@ impl Stream {
             let inner = &mut *self.inner.borrow_mut();
             handle.set_live(inner.live);
             inner.pull.player_joined();
-            let fan = inner.fans[place].get_or_insert_with(|| FanOut::new(format, &inner.gop));
+            let hub = self.hub.upgrade();
+            let fan = inner.fans[place].get_or_insert_with(|| {
+                let fan = FanOut::new(format, &inner.gop);
+                if let Some(hub) = &hub {
+                    hub.log_memory_grew(fan.memory());
+                }
+                fan
+            });
             let joined = fan.join(socket, handle.clone(), start);
-            if let Some(hub) = self.hub.upgrade() {
+            if let Some(hub) = &hub {
                 hub.count(fan.take_counts());
             }
             joined
@@ -241,6 +248,13 @@ impl Stream {
     /// Memory of the logs, in bytes.
     pub(crate) fn log_memory(&self) -> usize {
         self.inner.borrow().fans.iter().flatten().map(FanOut::memory).sum()
+    }
+
+    /// Lets the logs go; nobody plays it. Bytes gained.
+    pub(crate) fn close(&self) -> usize {
+        let gained = self.log_memory();
+        self.inner.borrow_mut().fans = [None, None];
+        gained
     }
 
     /// Lets the oldest block of the larger log go. Bytes gained.

@@ -90,7 +90,7 @@ async fn pair() -> (Rc<TcpStream>, Peer) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     SockRef::from(&listener).set_send_buffer_size(16 * 1024).unwrap();
     let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    client.set_read_timeout(Some(Duration::from_millis(60))).unwrap();
+    client.set_read_timeout(Some(Duration::from_millis(5))).unwrap();
     SockRef::from(&client).set_recv_buffer_size(16 * 1024).unwrap();
     let (server, _) = listener.accept().await.unwrap();
     server.writable().await.unwrap();

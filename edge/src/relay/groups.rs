@@ -77,26 +77,39 @@ impl Groups {
         let bound = self.bound;
         self.assemblers.borrow_mut().entry(channel).or_insert_with(|| Assembler::new(hold, bound));
         self.with(channel, |a| a.begin(Instant::now(), index, joinable));
-        let mut stopped = false;
-        while !stopped {
-            while let Some(record) = decoder.decode(&mut input)? {
+        let read = self.frames(&mut stream, &mut decoder, &mut input, (channel, index), &stop).await;
+        self.open.borrow_mut().remove(&(channel, index));
+        self.with(channel, |a| a.finish(Instant::now(), index));
+        self.link.batch_done();
+        read
+    }
+
+    /// Reads a group's frames to its end, or until it is of no more use.
+    async fn frames(
+        &self,
+        stream: &mut RecvStream,
+        decoder: &mut Decoder,
+        input: &mut BytesMut,
+        (channel, index): (u32, u64),
+        stop: &Notify,
+    ) -> Result<(), Lost> {
+        loop {
+            while let Some(record) = decoder.decode(input)? {
                 if let Record::Frame { frame, .. } = record {
                     self.with(channel, |a| a.frame(Instant::now(), index, frame));
                 }
             }
             self.link.batch_done();
             tokio::select! {
-                more = fill(&mut stream, &mut input) => stopped = !more,
+                more = fill(stream, input) => if !more {
+                    return Ok(());
+                },
                 () = stop.notified() => {
                     stream.stop(NOT_WANTED).ok();
-                    stopped = true;
+                    return Ok(());
                 }
             }
         }
-        self.open.borrow_mut().remove(&(channel, index));
-        self.with(channel, |a| a.finish(Instant::now(), index));
-        self.link.batch_done();
-        Ok(())
     }
 
     /// Gives a subscription's assembler something, and does what it then says.

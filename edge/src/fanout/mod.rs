@@ -118,13 +118,13 @@ impl FanOut {
         self.write(key)
     }
 
-    /// Stops or restarts the media of a player. It goes on at the newest group.
+    /// Stops or restarts the media of a player. It goes on where it was, or at the newest group.
     pub(crate) fn pause(&mut self, key: usize, on: bool) -> Option<Blocked> {
         let player = self.players.get_mut(key)?;
         if on {
             player.pause(&self.log)
         } else {
-            player.resume()
+            player.resume(&self.log)
         }
         self.write(key)
     }

@@ -96,13 +96,15 @@ enum Place {
     Reading(u64),
     /// Finishes the message it is in, then does something else.
     Finishing { at: u64, until: u64, then: Then },
-    /// Gets no media.
-    Paused,
+    /// Gets no media; stands where it stopped reading, or waited from.
+    Paused { at: u64, joined: bool },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
     Pause,
+    /// Goes on as if nothing had been.
+    Resume,
     /// Goes on at the newest group.
     Skip,
 }
@@ -156,7 +158,7 @@ impl Player {
     pub(super) fn cursor(&self) -> Option<u64> {
         match self.place {
             Place::Reading(at) | Place::Finishing { at, .. } => Some(at),
-            Place::Waiting(_) | Place::Paused => None,
+            Place::Waiting(_) | Place::Paused { .. } => None,
         }
     }
 
@@ -171,16 +173,24 @@ impl Player {
     pub(super) fn pause(&mut self, log: &Log) {
         match self.place {
             Place::Reading(at) | Place::Finishing { at, .. } => self.finish(log, at, Then::Pause),
-            Place::Waiting(_) | Place::Paused => self.halt(),
+            Place::Waiting(at) => {
+                self.place = Place::Paused { at, joined: false };
+                self.halt();
+            }
+            Place::Paused { .. } => self.halt(),
         }
     }
 
-    pub(super) fn resume(&mut self) {
+    /// Goes on where it stopped if the group is still the same, else at the newest one: never back in time.
+    pub(super) fn resume(&mut self, log: &Log) {
         self.handle.stopped.set(false);
         match self.place {
-            Place::Paused => self.place = Place::Waiting(0),
+            Place::Paused { at, joined } => {
+                let same_group = joined && log.holds(at) && log.newest_join().is_none_or(|(join, _)| join <= at);
+                self.place = if same_group { Place::Reading(at) } else { Place::Waiting(at) };
+            }
             Place::Finishing { at, until, then: Then::Pause } => {
-                self.place = Place::Finishing { at, until, then: Then::Skip };
+                self.place = Place::Finishing { at, until, then: Then::Resume };
             }
             _ => {}
         }
@@ -235,7 +245,7 @@ impl Player {
                     let left = usize::try_from(until - at).unwrap_or(usize::MAX);
                     (at, slice.get(..left).unwrap_or(slice))
                 }
-                Place::Waiting(_) | Place::Paused => (0, &[][..]),
+                Place::Waiting(_) | Place::Paused { .. } => (0, &[][..]),
             };
             let wanted = self.front.len() + slice.len();
             if wanted == 0 {
@@ -273,7 +283,7 @@ impl Player {
         let moved = at + (written - front) as u64;
         match &mut self.place {
             Place::Reading(at) | Place::Finishing { at, .. } => *at = moved,
-            Place::Waiting(_) | Place::Paused => {}
+            Place::Waiting(_) | Place::Paused { .. } => {}
         }
     }
 
@@ -284,14 +294,15 @@ impl Player {
             && self.front.is_empty()
         {
             match then {
-                Then::Pause => self.place = Place::Paused,
+                Then::Pause => self.place = Place::Paused { at, joined: true },
+                Then::Resume => self.place = Place::Reading(at),
                 Then::Skip => self.place = Place::Waiting(at),
             }
         }
         let between_messages = match self.place {
             Place::Reading(at) => self.control.is_empty() || log.boundary(at) == at,
             Place::Finishing { .. } => false,
-            Place::Waiting(_) | Place::Paused => true,
+            Place::Waiting(_) | Place::Paused { .. } => true,
         };
         if between_messages && self.front.is_empty() && !self.control.is_empty() {
             self.front = std::mem::take(&mut self.control);
@@ -308,13 +319,12 @@ impl Player {
                 }
             }
         }
-        if self.place == Place::Paused && self.front.is_empty() {
+        if matches!(self.place, Place::Paused { .. }) && self.front.is_empty() {
             self.halt();
         }
     }
 
     fn halt(&mut self) {
-        self.place = Place::Paused;
         if self.front.is_empty() && !self.handle.stopped.replace(true) {
             self.handle.changed.notify_one();
         }

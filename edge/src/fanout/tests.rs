@@ -219,7 +219,7 @@ fn what_is_a_players_own_waits_for_a_message_boundary() {
 }
 
 #[test]
-fn pause_stops_at_a_boundary_and_unpause_goes_on_at_the_newest_keyframe() {
+fn pause_stops_at_a_boundary_and_unpause_goes_on_without_going_back() {
     on_runtime(async {
         let mut rig = Rig::new();
         let config = rig.config();
@@ -228,12 +228,19 @@ fn pause_stops_at_a_boundary_and_unpause_goes_on_at_the_newest_keyframe() {
         peer.read();
         rig.fan.pause(key, true);
         assert!(handle.stopped());
+        let missed = rig.inter(40, 50);
+        rig.walk(PATIENCE);
+        assert_eq!(peer.read(), b"");
+        rig.fan.pause(key, false);
+        assert_eq!(peer.read(), tags(&[&missed]), "the same group goes on where it was");
+        rig.fan.pause(key, true);
+        rig.inter(80, 50);
         let newest = rig.key(1000, 50);
         let last = rig.inter(1040, 50);
         rig.walk(PATIENCE);
         assert_eq!(peer.read(), b"");
         rig.fan.pause(key, false);
-        assert_eq!(peer.read(), tags(&[&at(&config, 1000), &newest, &last]));
+        assert_eq!(peer.read(), tags(&[&at(&config, 1000), &newest, &last]), "else the newest does");
     });
 }
 
@@ -268,4 +275,108 @@ fn a_player_that_left_is_taken_out() {
         assert_eq!(handle.closed(), Some(CloseReason::Gone));
         assert_eq!(rig.fan.len(), 0);
     });
+}
+
+/// SplitMix64.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % below
+    }
+}
+
+struct Client {
+    key: usize,
+    handle: Rc<Handle>,
+    peer: Peer,
+    socket: Rc<TcpStream>,
+    seen: Vec<u8>,
+    paused: bool,
+}
+
+/// Whole tags in order of time; the last may be unfinished where the player was closed or did not read on.
+fn check_tags(seen: &[u8], whole: bool) {
+    let (mut rest, mut last) = (seen, 0);
+    while let Some(head) = rest.get(..11) {
+        let size = u32::from_be_bytes([0, head[1], head[2], head[3]]) as usize;
+        let time = u32::from_be_bytes([head[7], head[4], head[5], head[6]]);
+        assert_eq!((head[0], &head[8..11]), (9, &[0; 3][..]), "a torn message");
+        assert!(time >= last, "{time} after {last}");
+        let Some(tag) = rest.get(..size + flv::TAG_OVERHEAD) else { break };
+        assert!(tag.ends_with(&(size as u32 + 11).to_be_bytes()), "a torn message");
+        (rest, last) = (&rest[tag.len()..], time);
+    }
+    assert!(!whole || rest.is_empty(), "{} bytes behind the last message", rest.len());
+}
+
+/// Whatever players do, and however slowly they read, no message is ever torn.
+#[test]
+fn players_at_random_get_whole_messages_in_order() {
+    for seed in 0..8 {
+        on_runtime(async move {
+            let mut dice = Dice(seed);
+            let mut rig = Rig::new();
+            let mut clients: Vec<Client> = Vec::new();
+            let patience = Patience { skip: 800_000, close: 4_000_000 };
+            rig.config();
+            for step in 0..300 {
+                let size = 100 + dice.roll(60_000) as usize;
+                if step % 10 == 0 {
+                    rig.key(step * 40, size)
+                } else {
+                    rig.inter(step * 40, size)
+                };
+                if clients.len() < 6 && dice.roll(4) == 0 {
+                    let (server, peer) = pair().await;
+                    let handle = Rc::new(Handle::default());
+                    let cached = dice.roll(2) == 0;
+                    let begin = Start { cached, ..start(b"") };
+                    let (key, _) = rig.fan.join(server.clone(), handle.clone(), begin);
+                    clients.push(Client { key, handle, peer, socket: server, seen: Vec::new(), paused: false });
+                }
+                rig.walk(patience);
+                if dice.roll(60) == 0 {
+                    rig.fan.shed();
+                }
+                for client in &mut clients {
+                    if client.handle.closed().is_some() {
+                        continue;
+                    }
+                    match dice.roll(12) {
+                        0 => {
+                            client.paused = !client.paused;
+                            rig.fan.pause(client.key, client.paused);
+                        }
+                        // Most read seldom, and then all there is.
+                        1 => {
+                            client.seen.extend(client.peer.read());
+                            tokio::task::yield_now().await;
+                            rig.fan.writable(client.key, &client.socket, patience);
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            for mut client in clients {
+                let key = client.key;
+                for _ in 0..2000 {
+                    client.seen.extend(client.peer.read());
+                    if client.handle.closed().is_some()
+                        || rig.fan.players[key].cursor().is_none_or(|at| at == rig.fan.log.end())
+                    {
+                        break;
+                    }
+                    client.socket.writable().await.unwrap();
+                    rig.fan.writable(key, &client.socket, PATIENCE);
+                }
+                client.seen.extend(client.peer.read());
+                check_tags(&client.seen, client.handle.closed().is_none());
+            }
+        });
+    }
 }

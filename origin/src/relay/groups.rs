@@ -134,6 +134,12 @@ impl Subscription {
         group.push(frame);
     }
 
+    /// What waits, in bytes.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.open.iter().map(|group| group.bytes.get()).sum()
+    }
+
     fn begin(&mut self, now: Instant, first: &Frame, joinable: bool) -> Rc<Group> {
         if let Some(old) = self.current.take() {
             old.finished.set(true);

@@ -324,7 +324,7 @@ impl Player {
         }
     }
 
-    fn halt(&mut self) {
+    fn halt(&self) {
         if self.front.is_empty() && !self.handle.stopped.replace(true) {
             self.handle.changed.notify_one();
         }

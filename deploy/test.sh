@@ -76,7 +76,8 @@ for file in */tests/*.rs proto/*/tests/*.rs; do
 done
 
 say "units, properties, fuzzing, simulation, processes"
-cargo test --quiet --locked --workspace --lib --bins --examples "${processes[@]}"
+cargo build --quiet --locked --workspace --examples
+cargo test --quiet --locked --workspace --lib --bins "${processes[@]}"
 
 say "examples in the docs"
 cargo test --quiet --locked --workspace --doc

@@ -137,7 +137,8 @@ impl Subscription {
     /// What waits, in bytes.
     #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
-        self.open.iter().map(|group| group.bytes.get()).sum()
+        let closed = self.current.iter().filter(|current| !self.open.iter().any(|group| Rc::ptr_eq(group, current)));
+        self.open.iter().chain(closed).map(|group| group.bytes.get()).sum()
     }
 
     fn begin(&mut self, now: Instant, first: &Frame, joinable: bool) -> Rc<Group> {

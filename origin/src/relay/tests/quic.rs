@@ -1,8 +1,10 @@
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
 use quinn::{ClientConfig, Connection, Endpoint, ReadError, RecvStream};
+use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use weir_node::cert::{make_ca, make_node};
 use weir_node::config::Tls;
@@ -51,10 +53,50 @@ impl Cluster {
     }
 
     async fn edge(&self, name: &str) -> (Edge, Connection) {
+        Self::greet(name, self.connection().await).await
+    }
+
+    /// An edge to which no more than a datagram each `pace` comes.
+    async fn slow_edge(&mut self, name: &str, pace: Duration) -> (Edge, Connection) {
+        let slow = slow_link(self.address, pace).await;
+        let origin = std::mem::replace(&mut self.address, slow);
         let connection = self.connection().await;
+        self.address = origin;
+        Self::greet(name, connection).await
+    }
+
+    async fn greet(name: &str, connection: Connection) -> (Edge, Connection) {
         let (writer, reader) = connection.open_bi().await.unwrap();
         (Edge::greet(name, reader, writer).await, connection)
     }
+}
+
+/// Passes datagrams on, those of the origin one each `pace`; of more than 64 that wait the rest is lost.
+async fn slow_link(origin: SocketAddr, pace: Duration) -> SocketAddr {
+    let (near, far) = (UdpSocket::bind(ANY).await.unwrap(), UdpSocket::bind(ANY).await.unwrap());
+    let address = near.local_addr().unwrap();
+    spawn_local(async move {
+        let (mut edge, mut waiting) = (None, VecDeque::new());
+        let (mut up, mut down) = ([0; 2048], [0; 2048]);
+        let mut turn = tokio::time::interval(pace);
+        loop {
+            tokio::select! {
+                Ok((len, from)) = near.recv_from(&mut up) => {
+                    edge = Some(from);
+                    far.send_to(&up[..len], origin).await.ok();
+                }
+                Ok((len, _)) = far.recv_from(&mut down) => {
+                    if waiting.len() < 64 {
+                        waiting.push_back(down[..len].to_vec());
+                    }
+                }
+                _ = turn.tick() => if let (Some(to), Some(datagram)) = (edge, waiting.pop_front()) {
+                    near.send_to(&datagram, to).await.ok();
+                }
+            }
+        }
+    });
+    address
 }
 
 /// What happens on the streams of a subscription.
@@ -239,7 +281,7 @@ fn waiting(relay: &Relay) -> usize {
 }
 
 #[test]
-fn a_group_that_is_not_read_is_let_go_and_the_next_one_is_whole() {
+fn a_group_that_is_not_read_is_let_go_with_its_parts_and_the_next_one_is_whole() {
     run(async {
         let cluster = Cluster::new(limits());
         let relay = cluster.host.relay.clone();
@@ -248,48 +290,88 @@ fn a_group_that_is_not_read_is_let_go_and_the_next_one_is_whole() {
         let first = publisher.claim(1, "a").await;
         player.subscribe(9, "a").await;
         assert!(matches!(player.next().await, Some(Record::Live { .. })));
-        // One group of eight seconds, of which its stream takes no more than its window.
-        let mut most = 0;
-        for n in 0..160 {
-            publisher.publish(1, &video(first, n, n as i64 * 50, n == 0, 50 * KIB)).await;
-            tokio::task::yield_now().await;
+        // A group in two parts, neither of which is read: together they soon wait for more than the bound.
+        let skipped = || relay.peers.borrow().values().map(|peer| peer.skips()).sum::<u64>();
+        let (mut most, mut unread, mut n) = (0, Vec::new(), 0);
+        while skipped() == 0 {
+            assert!(n < 400, "nothing was let go");
+            // The second part does not grow old enough for a third.
+            let dts = if n < 82 { n as i64 * 50 } else { 4100 + n as i64 };
+            publisher.publish(1, &video(first, n, dts, n == 0, 53 * KIB)).await;
+            if n == 0 || n == 81 {
+                unread.push(timeout(SOON, connection.accept_uni()).await.unwrap().unwrap());
+            }
+            sleep(Duration::from_millis(1)).await;
             most = most.max(waiting(&relay));
+            n += 1;
         }
-        until("all is taken in", || relay.hub().borrow().pending() == 0).await;
-        let mut unread = timeout(SOON, connection.accept_uni()).await.unwrap().unwrap();
         let mut heard = hear_all(&connection);
-        let bound = 256 * KIB + 51 * KIB + 2 * 4096 + 64 * KIB;
-        // Frames come on, so that what waits is looked at.
-        for n in 160..200 {
-            publisher.publish(1, &video(first, n, n as i64 * 50, n == 180, 10 * KIB)).await;
-            sleep(Duration::from_millis(5)).await;
+        let key = n + 38;
+        for n in n..key + 20 {
+            publisher.publish(1, &video(first, n, 4100 + n as i64, n == key, 10 * KIB)).await;
+            sleep(Duration::from_millis(1)).await;
             most = most.max(waiting(&relay));
         }
-        assert!(most <= bound, "{most} bytes waited");
-        // The parts after what was dropped were dropped with it; only the next key frame's group comes.
+        assert!(most > 128 * KIB, "only {most} bytes waited");
+        assert!(most <= (256 + 54) * KIB, "{most} bytes waited");
         let mut seen = Vec::new();
-        loop {
+        while seen.last() != Some(&(key + 19)) {
             match next(&mut heard).await {
                 Heard::Begin(_, joinable) => assert!(joinable, "a part that cannot be read without the one before"),
                 Heard::Frame(_, frame) => seen.push(frame.id.seq - first.seq),
                 Heard::End(..) => {}
             }
-            if seen.last() == Some(&199) {
-                break;
-            }
         }
-        assert_eq!(seen, (180..200).collect::<Vec<_>>());
-        let broken = timeout(SOON, async {
-            loop {
-                match unread.read_chunk(64 * KIB, true).await {
-                    Ok(Some(_)) => {}
-                    other => break other,
+        assert_eq!(seen, (key..key + 20).collect::<Vec<_>>());
+        for mut stream in unread {
+            let broken = timeout(SOON, async {
+                loop {
+                    match stream.read_chunk(64 * KIB, true).await {
+                        Ok(Some(_)) => {}
+                        other => break other,
+                    }
                 }
-            }
-        });
-        assert!(matches!(broken.await.unwrap(), Err(ReadError::Reset(_))));
+            });
+            let broken = broken.await.unwrap();
+            assert!(matches!(broken, Err(ReadError::Reset(_))), "{broken:?}");
+        }
         let skips: u64 = relay.peers.borrow().values().map(|peer| peer.skips()).sum();
         assert_eq!(skips, 1);
+    });
+}
+
+#[test]
+fn on_a_congested_link_a_newer_group_overtakes_after_the_hold() {
+    run(async {
+        let mut cluster = Cluster::new(Limits { queue: 8192 * KIB, ..limits() });
+        let (mut publisher, _keep) = cluster.edge("edge/0@b").await;
+        let (mut player, connection) = cluster.slow_edge("edge/1@b", Duration::from_millis(2)).await;
+        let first = publisher.claim(1, "a").await;
+        let mut heard = hear_all(&connection);
+        player.subscribe(9, "a").await;
+        assert!(matches!(player.next().await, Some(Record::Live { .. })));
+        // At 600 kB/s the first group takes five seconds.
+        for n in 0..30 {
+            publisher.publish(1, &video(first, n, n as i64 * 40, n == 0, 100 * KIB)).await;
+        }
+        assert!(matches!(next(&mut heard).await, Heard::Begin(0, true)));
+        // Groups of one age share the link; this one is to be older.
+        sleep(Duration::from_millis(400)).await;
+        let began = Instant::now();
+        for n in 30..100 {
+            publisher.publish(1, &video(first, n, n as i64 * 40, n == 30, 500)).await;
+            sleep(Duration::from_millis(20)).await;
+        }
+        let mut older = 0;
+        loop {
+            match next(&mut heard).await {
+                Heard::Frame(0, _) => older += 1,
+                Heard::Frame(1, _) => break,
+                _ => {}
+            }
+        }
+        assert!(older < 29, "the newer group waited for all of the older");
+        assert!(began.elapsed() >= Duration::from_millis(250), "the older one is first until then");
     });
 }
 

@@ -270,10 +270,14 @@ impl Stream {
 
     /// A task for a player whose socket is full: it goes on where the rounds left it.
     fn wait_for(self: &Rc<Self>, place: usize, blocked: Option<Blocked>) {
-        let Some(Blocked { key, socket }) = blocked else { return };
+        let Some(Blocked { key, socket, handle }) = blocked else { return };
         let stream = Rc::downgrade(self);
         spawn_local(async move {
-            let writable = socket.writable().await;
+            let writable = tokio::select! {
+                writable = socket.writable() => writable,
+                // Else one that was closed would keep its connection for as long as its client does not read.
+                () = handle.left() => return,
+            };
             let Some(stream) = stream.upgrade() else { return };
             let again = {
                 let inner = &mut *stream.inner.borrow_mut();

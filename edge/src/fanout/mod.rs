@@ -56,6 +56,7 @@ pub(crate) struct Start {
 pub(crate) struct Blocked {
     pub(crate) key: usize,
     pub(crate) socket: Rc<TcpStream>,
+    pub(crate) handle: Rc<Handle>,
 }
 
 /// The log of one format with its players.
@@ -142,7 +143,8 @@ impl FanOut {
     /// A round over the players, or as much of it as `walk` has left to do. True when it is complete.
     pub(crate) fn walk(&mut self, walk: &mut Walk, patience: Patience, blocked: &mut Vec<Blocked>) -> bool {
         if walk.key == 0 {
-            walk.slowest = self.log.end();
+            // Who joins behind the walk's back reads from here or later.
+            walk.slowest = self.log.newest_join().map_or_else(|| self.log.end(), |(at, _)| at);
         }
         let mut seen = 0;
         while walk.key < self.players.capacity() {
@@ -159,8 +161,7 @@ impl FanOut {
                 match player.write(&self.log, &mut self.sent) {
                     Progress::Done => true,
                     Progress::Blocked => {
-                        player.blocked = true;
-                        blocked.push(Blocked { key, socket: player.socket().clone() });
+                        blocked.push(player.block(key));
                         true
                     }
                     Progress::Gone => false,
@@ -219,10 +220,7 @@ impl FanOut {
         }
         match player.write(&self.log, &mut self.sent) {
             Progress::Done => None,
-            Progress::Blocked => {
-                player.blocked = true;
-                Some(Blocked { key, socket: player.socket().clone() })
-            }
+            Progress::Blocked => Some(player.block(key)),
             Progress::Gone => {
                 self.players.remove(key);
                 None

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use weir_media::Log;
 
-use super::{Patience, Start};
+use super::{Blocked, Patience, Start};
 
 /// Bytes of a player's own that may wait for a message boundary: answers to a client that asks without reading.
 const CONTROL_MAX: usize = 4096;
@@ -42,6 +42,7 @@ pub(crate) struct Handle {
     closed: Cell<Option<CloseReason>>,
     sent: Cell<u64>,
     changed: Notify,
+    left: Notify,
 }
 
 impl Handle {
@@ -73,6 +74,11 @@ impl Handle {
     /// Returns when one of the above has changed.
     pub(crate) async fn changed(&self) {
         self.changed.notified().await;
+    }
+
+    /// Returns when the player has left the fan-out, however it did: its socket is not to be held any more.
+    pub(crate) async fn left(&self) {
+        self.left.notified().await;
     }
 
     pub(crate) fn set_live(&self, live: bool) {
@@ -148,6 +154,12 @@ impl Player {
 
     pub(super) fn socket(&self) -> &Rc<TcpStream> {
         &self.socket
+    }
+
+    /// Marks it as one to be waited for.
+    pub(super) fn block(&mut self, key: usize) -> Blocked {
+        self.blocked = true;
+        Blocked { key, socket: self.socket.clone(), handle: self.handle.clone() }
     }
 
     pub(super) fn handle(&self) -> &Handle {
@@ -332,5 +344,11 @@ impl Player {
 
     fn finish(&mut self, log: &Log, at: u64, then: Then) {
         self.place = Place::Finishing { at, until: log.boundary(at), then };
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        self.handle.left.notify_one();
     }
 }

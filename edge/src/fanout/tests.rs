@@ -191,6 +191,8 @@ fn a_player_that_does_not_read_is_closed_and_costs_no_memory() {
         }
         assert_eq!(handle.closed(), Some(CloseReason::TooSlow));
         assert_eq!(rig.fan.len(), 0);
+        // Who waits for its socket is told, so that nothing keeps the connection open.
+        tokio::time::timeout(Duration::from_secs(1), handle.left()).await.unwrap();
         rig.key(32_000, 100);
         rig.walk(PATIENCE);
         assert!(rig.fan.memory() < 1 << 20, "{}", rig.fan.memory());

@@ -48,6 +48,8 @@ struct Subscriber {
     port: Port,
     /// The newest frame that it has: none is sent twice, and none before it.
     newest: FrameId,
+    /// It missed frames of a group that is no longer held: all but configuration is kept from it until the next one.
+    until_group: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -314,6 +316,10 @@ impl Hub {
         }
         let starts_group = stream.gop.push(frame);
         for subscriber in stream.subscribers.iter_mut().filter(|s| s.newest < frame.id) {
+            if subscriber.until_group && !starts_group && !frame.info.config {
+                continue;
+            }
+            subscriber.until_group &= !starts_group;
             subscriber.newest = frame.id;
             self.out.push_back(Output::Frame { to: subscriber.port, frame: frame.clone(), starts_group });
         }
@@ -353,7 +359,8 @@ impl Hub {
         } else {
             self.out.push_back(Output::Send(port.peer, Record::Idle { channel }));
         }
-        stream.subscribers.push(Subscriber { port, newest });
+        let until_group = stream.is_live() && !stream.gop.joinable() && newest < stream.last && stream.last.seq > 0;
+        stream.subscribers.push(Subscriber { port, newest, until_group });
         self.out.push_back(Output::Changed(name.clone()));
         self.open(port, Channel::Subscription(name));
     }

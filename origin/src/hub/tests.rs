@@ -522,3 +522,27 @@ fn a_peer_that_is_gone_leaves_nothing() {
     b.later(GRACE);
     assert_eq!((b.hub.stream_count(), b.hub.graces.len()), (0, 0));
 }
+
+#[test]
+fn who_missed_part_of_a_group_that_is_not_held_goes_on_at_the_next_one() {
+    let mut config = Config::default();
+    config.origin.gop.frames = 4;
+    let mut b = Bench::new(Takeover::Refuse);
+    b.hub.configure(Rules::new(&Rc::new(config)));
+    let (first, _) = b.publish(1, 1);
+    for seq in 1..=20 {
+        b.frame(1, 1, (first.epoch, seq), seq as i64 * 40, if seq == 1 { KEY } else { INTER });
+    }
+    let have = |seq| Some((FrameId { epoch: first.epoch, seq }, seq as i64 * 40_000));
+    b.subscribe(3, 1, None);
+    b.subscribe(4, 1, have(3));
+    b.subscribe(5, 1, have(20));
+    let out = b.frame(1, 1, (first.epoch, 21), 840, INTER);
+    assert!(frames(&out, 3).is_empty() && frames(&out, 4).is_empty(), "no decoder can start there");
+    assert_eq!(frames(&out, 5), [(21, false)], "who missed nothing goes on");
+    let out = b.frame(1, 1, (first.epoch, 22), 880, VIDEO_HEAD);
+    assert_eq!((frames(&out, 3).len(), frames(&out, 4).len()), (1, 1), "configuration is for all");
+    let out = b.frame(1, 1, (first.epoch, 23), 920, KEY);
+    assert_eq!((frames(&out, 3), frames(&out, 4)), (vec![(23, true)], vec![(23, true)]));
+    assert_eq!(frames(&b.frame(1, 1, (first.epoch, 24), 960, INTER), 4), [(24, false)]);
+}

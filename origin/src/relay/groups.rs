@@ -41,6 +41,8 @@ pub(super) struct Bounds {
     pub(super) queue: usize,
     /// How long a newer group waits for the older ones; then it goes first, and the edge stops the older ones.
     pub(super) hold: Duration,
+    /// Ages are counted from then. One time for all subscriptions of a connection, as their priorities compete.
+    pub(super) origin: Instant,
 }
 
 /// See the module.
@@ -48,7 +50,6 @@ pub(super) struct Subscription {
     connection: Connection,
     channel: u32,
     bounds: Bounds,
-    started: Instant,
     next: u64,
     /// What is in force. Each group that can be joined begins with it, as the group that it came in may be skipped.
     configs: Configs,
@@ -58,21 +59,22 @@ pub(super) struct Subscription {
     group_dts: i64,
     /// Only configuration came into the current group.
     only_config: bool,
-    /// The newest group that can be joined, until the groups before it are late.
-    newer: Option<(u64, Instant)>,
     skips: Rc<Cell<u64>>,
 }
 
 struct Group {
     index: u64,
     joinable: bool,
+    began: Instant,
     priority: i32,
     frames: RefCell<VecDeque<Frame>>,
     bytes: Cell<usize>,
     /// No more frames come.
     finished: Cell<bool>,
-    /// Others go first.
+    /// Others go first from now on.
     late: Cell<bool>,
+    /// It was told so.
+    passed: Cell<bool>,
     /// It ends in the middle: let go here, or not wanted there.
     dropped: Cell<bool>,
     /// It arrived, or was dropped.
@@ -87,14 +89,12 @@ impl Subscription {
             connection,
             channel,
             bounds,
-            started: Instant::now(),
             next: 0,
             configs: Configs::default(),
             current: None,
             open: VecDeque::new(),
             group_dts: 0,
             only_config: true,
-            newer: None,
             skips,
         }
     }
@@ -146,8 +146,8 @@ impl Subscription {
             old.finished.set(true);
             old.wake.notify_one();
         }
-        let age = now.saturating_duration_since(self.started).as_millis() / AGE.as_millis();
-        let group = Rc::new(Group::new(self.next, joinable, -1 - i32::try_from(age).unwrap_or(i32::MAX - 2)));
+        let age = now.saturating_duration_since(self.bounds.origin).as_millis() / AGE.as_millis();
+        let group = Rc::new(Group::new(self.next, joinable, now, -1 - i32::try_from(age).unwrap_or(i32::MAX - 2)));
         self.next += 1;
         self.group_dts = first.dts;
         self.only_config = true;
@@ -156,7 +156,6 @@ impl Subscription {
             let mut configs: Vec<&Frame> = self.configs.iter().collect();
             configs.sort_by_key(|frame| frame.id);
             configs.into_iter().for_each(|config| group.push(config.clone()));
-            self.newer = (group.index > 0).then_some((group.index, now));
         }
         spawn_local(write(self.connection.clone(), self.channel, group.clone()));
         self.open.push_back(group.clone());
@@ -185,14 +184,12 @@ impl Subscription {
     }
 
     /// Lets a newer group go first once it has waited for the hold.
-    fn pass_late_groups(&mut self, now: Instant) {
-        if let Some((index, _)) =
-            self.newer.take_if(|(_, began)| now.saturating_duration_since(*began) >= self.bounds.hold)
-        {
-            for group in self.open.iter().filter(|group| group.index < index) {
-                group.late.set(true);
-                group.wake.notify_one();
-            }
+    fn pass_late_groups(&self, now: Instant) {
+        let waited = |group: &Group| now.saturating_duration_since(group.began) >= self.bounds.hold;
+        let Some(newer) = self.open.iter().rposition(|group| group.joinable && waited(group)) else { return };
+        for group in self.open.range(..newer).filter(|group| !group.passed.replace(true)) {
+            group.late.set(true);
+            group.wake.notify_one();
         }
     }
 }
@@ -206,15 +203,17 @@ impl Drop for Subscription {
 }
 
 impl Group {
-    fn new(index: u64, joinable: bool, priority: i32) -> Self {
+    fn new(index: u64, joinable: bool, began: Instant, priority: i32) -> Self {
         Self {
             index,
             joinable,
+            began,
             priority,
             frames: RefCell::default(),
             bytes: Cell::new(0),
             finished: Cell::new(false),
             late: Cell::new(false),
+            passed: Cell::new(false),
             dropped: Cell::new(false),
             done: Cell::new(false),
             wake: Notify::new(),

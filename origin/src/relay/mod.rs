@@ -85,6 +85,7 @@ struct Peer {
     overflow: Notify,
     carrier: Carrier,
     group_skips: Rc<Cell<u64>>,
+    joined: Instant,
     skips_told: Cell<u64>,
 }
 
@@ -216,6 +217,7 @@ impl Relay {
             overflow: Notify::new(),
             carrier,
             group_skips: Rc::default(),
+            joined: Instant::now(),
             skips_told: Cell::new(0),
         });
         self.peers.borrow_mut().insert(id, peer.clone());
@@ -299,7 +301,7 @@ impl Relay {
         match &peer.carrier {
             Carrier::Queue => peer.out.borrow_mut().open(port.channel, Policy::Skip),
             Carrier::Groups(connection, subscriptions) => {
-                let bounds = Bounds { queue: self.limits.queue, hold: self.limits.hold };
+                let bounds = Bounds { queue: self.limits.queue, hold: self.limits.hold, origin: peer.joined };
                 let subscription =
                     Subscription::new(connection.clone(), port.channel, bounds, peer.group_skips.clone());
                 subscriptions.borrow_mut().insert(port.channel, subscription);

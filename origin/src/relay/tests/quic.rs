@@ -476,3 +476,77 @@ fn only_the_cluster_is_let_in() {
         assert_eq!(cluster.host.relay.peer_count(), 1);
     });
 }
+
+/// Bodies' bytes that come on each channel.
+fn shares(connection: &Connection) -> Rc<RefCell<FxHashMap<u32, usize>>> {
+    let shares: Rc<RefCell<FxHashMap<u32, usize>>> = Rc::default();
+    let (all, connection) = (shares.clone(), connection.clone());
+    spawn_local(async move {
+        while let Ok(mut stream) = connection.accept_uni().await {
+            let shares = all.clone();
+            spawn_local(async move {
+                let (mut decoder, mut input) = (Decoder::new(), BytesMut::new());
+                while let Ok(Some(chunk)) = stream.read_chunk(64 * KIB, true).await {
+                    input.extend_from_slice(&chunk.bytes);
+                    while let Some(record) = decoder.decode(&mut input).unwrap() {
+                        if let Record::Frame { channel, frame } = record {
+                            *shares.borrow_mut().entry(channel).or_default() += frame.body.len();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    shares
+}
+
+#[test]
+fn on_a_congested_link_a_subscription_is_not_starved_by_one_that_began_later() {
+    run(async {
+        let mut cluster = Cluster::new(Limits { queue: 8192 * KIB, ..limits() });
+        let (mut publisher, _keep) = cluster.edge("edge/0@b").await;
+        let (mut player, connection) = cluster.slow_edge("edge/1@b", Duration::from_millis(2)).await;
+        let older = publisher.claim(1, "older").await;
+        let newer = publisher.claim(2, "newer").await;
+        let shares = shares(&connection);
+        player.subscribe(1, "older").await;
+        sleep(Duration::from_secs(3)).await;
+        player.subscribe(2, "newer").await;
+        until("both subscribe", || cluster.host.relay.hub().borrow().subscription_count() == 2).await;
+        for n in 0..150 {
+            for (channel, first) in [(1, older), (2, newer)] {
+                publisher.publish(channel, &video(first, n, n as i64 * 20, n % 50 == 0, 20_000)).await;
+            }
+            sleep(Duration::from_millis(18)).await;
+        }
+        let shares = shares.borrow();
+        let of = |channel| shares.get(&channel).copied().unwrap_or(0);
+        assert!(of(1) * 3 > of(2) && of(2) * 3 > of(1), "{} bytes of one and {} of the other", of(1), of(2));
+    });
+}
+
+#[test]
+fn on_a_congested_link_groups_shorter_than_the_hold_are_overtaken_too() {
+    run(async {
+        let hold = Duration::from_secs(1);
+        let mut cluster = Cluster::new(Limits { queue: 8192 * KIB, hold, ..limits() });
+        let (mut publisher, _keep) = cluster.edge("edge/0@b").await;
+        let (mut player, connection) = cluster.slow_edge("edge/1@b", Duration::from_millis(2)).await;
+        let first = publisher.claim(1, "a").await;
+        let mut heard = hear_all(&connection);
+        player.subscribe(9, "a").await;
+        assert!(matches!(player.next().await, Some(Record::Live { .. })));
+        // Twice what the link carries, in groups of half a second.
+        for n in 0..300 {
+            publisher.publish(1, &video(first, n, n as i64 * 20, n % 25 == 0, 26_000)).await;
+            sleep(Duration::from_millis(18)).await;
+        }
+        let mut newest = 0;
+        while let Ok(what) = heard.try_recv() {
+            if let Heard::Frame(_, frame) = what {
+                newest = newest.max(frame.dts / 1000);
+            }
+        }
+        assert!(newest > 6000 - 2000, "it lags {} ms behind", 6000 - newest);
+    });
+}

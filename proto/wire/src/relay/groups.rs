@@ -34,8 +34,9 @@ pub struct Assembler {
     skips: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Pending {
+    began: Instant,
     frames: VecDeque<Frame>,
     joinable: bool,
     finished: bool,
@@ -62,7 +63,7 @@ impl Assembler {
             self.ready.push_back(Group::Stop(index));
             return;
         }
-        self.groups.insert(index, Pending { joinable, ..Pending::default() });
+        self.groups.insert(index, Pending { began: now, frames: VecDeque::new(), joinable, finished: false });
         if index > self.current {
             self.deadline.get_or_insert(now + self.hold);
         }
@@ -113,8 +114,10 @@ impl Assembler {
             self.release();
             self.deadline = None;
         }
-        if self.deadline.is_none() && self.groups.range(self.current + 1..).next().is_some() {
-            self.deadline = Some(now + self.hold);
+        if self.deadline.is_none()
+            && let Some((_, newer)) = self.groups.range(self.current + 1..).next()
+        {
+            self.deadline = Some((newer.began + self.hold).max(now));
         }
     }
 
@@ -129,7 +132,9 @@ impl Assembler {
     }
 
     fn skip(&mut self, now: Instant) {
-        let next = self.groups.range(self.current + 1..).find(|(_, g)| g.joinable).map(|(&i, _)| i);
+        // The newest that has waited for so long: groups may be shorter than the hold.
+        let newer = || self.groups.range(self.current + 1..).filter(|(_, g)| g.joinable);
+        let next = newer().rfind(|(_, g)| g.began + self.hold <= now).or_else(|| newer().next()).map(|(&i, _)| i);
         let Some(next) = next else {
             self.deadline = Some(now + self.hold);
             return;
@@ -212,6 +217,21 @@ mod tests {
         a.frame(now, 0, frame(5));
         a.begin(now, 1, false);
         assert_eq!(drain(&mut a), (vec![], vec![1], None), "what was left stays left");
+        assert_eq!(a.skips(), 1);
+    }
+
+    #[test]
+    fn groups_shorter_than_the_hold_are_left_together() {
+        let now = start();
+        let mut a = Assembler::new(HOLD, 1000);
+        a.begin(now, 0, true);
+        for index in 1..=6 {
+            a.begin(now + HOLD / 2 * index, index.into(), true);
+        }
+        // By now groups 1 to 4 have waited for the hold.
+        let later = now + HOLD * 3;
+        a.handle_timeout(later);
+        assert_eq!(drain(&mut a), (vec![], vec![0, 1, 2, 3], Some(now + HOLD / 2 * 5 + HOLD)));
         assert_eq!(a.skips(), 1);
     }
 

@@ -2,9 +2,12 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 use rustc_hash::FxHashMap;
-use weir_media::Frame;
+use weir_media::{Frame, Kind};
 
 use super::record::{Record, encode, encode_frame_head, encode_frame_part};
+
+/// Tracks whose configuration is kept over a skip; more than any encoder sends.
+const CONFIGS_MAX: usize = 64;
 
 /// What happens when a channel's queue is full.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +94,7 @@ impl OutQueue {
         if c.forgotten || c.last.is_some() {
             return Ok(());
         }
+        let skipping = c.until_group;
         if c.until_group {
             if !starts_group && !frame.info.config {
                 return Ok(());
@@ -98,20 +102,10 @@ impl OutQueue {
             c.until_group = !starts_group;
         }
         if c.policy == Policy::Skip && c.bytes > self.bound {
-            // What is half written must be finished; configuration is kept, since a group needs it.
-            let keep = usize::from(c.sent > 0);
             let before = c.bytes;
-            let mut i = 0;
-            c.frames.retain(|f| {
-                i += 1;
-                let stays = i <= keep || f.info.config;
-                if !stays {
-                    c.bytes -= f.body.len();
-                }
-                stays
-            });
+            c.skip();
             self.bytes -= before - c.bytes;
-            self.skips += 1;
+            self.skips += u64::from(!skipping);
             c.until_group = !starts_group;
             if c.until_group && !frame.info.config {
                 return Ok(());
@@ -210,6 +204,25 @@ impl OutQueue {
     }
 }
 
+impl Channel {
+    /// Drops what waits. What is half written must be finished, and the newest configuration of each track is kept,
+    /// since a group needs it; older configuration is not, or a publisher who sends nothing else fills the memory.
+    fn skip(&mut self) {
+        let half = (self.sent > 0).then(|| self.frames.pop_front()).flatten();
+        let mut tracks: Vec<(Kind, u16)> = Vec::new();
+        let mut kept: VecDeque<Frame> = VecDeque::new();
+        for frame in self.frames.drain(..).rev().filter(|frame| frame.info.config) {
+            let track = (frame.kind, frame.info.slot);
+            if tracks.len() < CONFIGS_MAX && !tracks.contains(&track) {
+                tracks.push(track);
+                kept.push_front(frame);
+            }
+        }
+        self.frames = half.into_iter().chain(kept).collect();
+        self.bytes = self.frames.iter().map(|frame| frame.body.len()).sum();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -280,6 +293,26 @@ mod tests {
         }
         assert_eq!(seen, [1, 6, 7]);
         assert_eq!(q.bytes(), 0);
+    }
+
+    #[test]
+    fn of_configuration_a_stuck_subscription_keeps_the_newest_of_each_track() {
+        let mut q = OutQueue::new(1000);
+        q.open(1, Policy::Skip);
+        let config = |seq: u64, kind: Kind| {
+            let mut body = vec![0; 600];
+            body[0] = if kind == Kind::Audio { 0xaf } else { 0x17 };
+            Frame::new(FrameId { epoch: 1, seq }, kind, 0, Bytes::from(body))
+        };
+        for seq in 1..=1000 {
+            q.frame(1, config(seq, if seq == 1 { Kind::Audio } else { Kind::Video }), false).unwrap();
+            assert!(q.bytes() <= 1000 + 2 * 600, "{} bytes wait", q.bytes());
+        }
+        q.frame(1, frame(1001, 10), true).unwrap();
+        let seen: Vec<u64> = drain(&mut q).into_iter().map(|(_, seq)| seq).collect();
+        assert_eq!((seen.first(), seen.last()), (Some(&1), Some(&1001)), "{seen:?}");
+        assert!(seen.contains(&1000) && seen.is_sorted() && seen.len() <= 5, "{seen:?}");
+        assert_eq!(q.skips(), 1);
     }
 
     #[test]

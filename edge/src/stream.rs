@@ -4,13 +4,14 @@ use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tracing::{debug, info};
 use weir_media::{Frame, FrameId, Gop, StreamName};
 use weir_node::config::Play;
-use weir_wire::relay::Record;
+use weir_wire::relay::{RECORD_MAX, Record};
 
 use crate::fanout::{Blocked, FanOut, Format, Handle, Patience, Start, Walk};
 use crate::hub::Hub;
@@ -39,8 +40,10 @@ struct Inner {
     live: bool,
     play: Play,
     fans: [Option<FanOut>; Stream::FORMATS],
-    /// Lies in the round clock's list.
+    /// Has bytes that no round has seen.
     marked: bool,
+    /// A round is under way.
+    walking: bool,
 }
 
 impl Stream {
@@ -61,6 +64,7 @@ impl Stream {
             play,
             fans: [None, None],
             marked: false,
+            walking: false,
         };
         Rc::new(Self {
             name,
@@ -130,7 +134,7 @@ impl Stream {
     /// The origin's answer or a frame on this stream's channel.
     pub(crate) fn record(self: &Rc<Self>, record: Record) {
         match record {
-            Record::Frame { frame, .. } => return self.frame(&frame),
+            Record::Frame { frame, .. } => return self.frame(frame),
             Record::Live { epoch, .. } => {
                 debug!(stream = %self.name, epoch, "stream is live");
                 self.inner.borrow_mut().pull.heard_live();
@@ -154,14 +158,23 @@ impl Stream {
         self.drive();
     }
 
-    fn frame(self: &Rc<Self>, frame: &Frame) {
+    fn frame(self: &Rc<Self>, mut frame: Frame) {
         let Some(hub) = self.hub.upgrade() else { return };
         let inner = &mut *self.inner.borrow_mut();
         // What was had before a lost link comes again; configuration of the past is sent with each subscription.
         if inner.last.is_some_and(|(last, _)| frame.id <= last) {
             return;
         }
+        if inner.last.is_some_and(|(last, _)| last.epoch != frame.id.epoch) {
+            // Another publication: nothing of the last one's configuration is true of it.
+            inner.gop = Gop::new(hub.gop_limits());
+        }
         inner.last = Some((frame.id, frame.dts));
+        if frame.body.len() <= RECORD_MAX {
+            // A slice of what was read. Kept in a group, a few bytes of it would keep all of it.
+            frame.body = Bytes::copy_from_slice(&frame.body);
+        }
+        let frame = &frame;
         let starts = inner.gop.push(frame);
         let mut players = 0;
         for fan in inner.fans.iter_mut().flatten() {
@@ -170,8 +183,8 @@ impl Stream {
             hub.log_memory_grew(fan.memory() - before);
             players += fan.len();
         }
-        if players > 0 && !std::mem::replace(&mut inner.marked, true) {
-            hub.rounds().mark(self, inner.play.mw_latency.value().unwrap_or_default());
+        if players > 0 && !std::mem::replace(&mut inner.marked, true) && !inner.walking {
+            hub.rounds().mark(self, inner.play.mw_latency);
         }
     }
 
@@ -211,15 +224,20 @@ impl Stream {
         let inner = &mut *self.inner.borrow_mut();
         inner.live = live;
         if !live {
-            let limits = self.hub.upgrade().map(|hub| hub.gop_limits());
-            if let Some(limits) = limits {
-                inner.gop = Gop::new(limits);
-            }
+            // The configuration stays: a publisher that comes back within its grace goes on without saying it again.
+            inner.gop.clear_frames();
         }
         for fan in inner.fans.iter_mut().flatten() {
             fan.announce(live);
         }
         self.announced.notify_waiters();
+    }
+
+    /// Before the first [`Stream::round`] of a walk.
+    pub(crate) fn begin_round(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.marked = false;
+        inner.walking = true;
     }
 
     /// A round, or as much of it as `walk` has left to do. True when it is complete.
@@ -230,7 +248,6 @@ impl Stream {
             let mut blocked = Vec::new();
             {
                 let inner = &mut *self.inner.borrow_mut();
-                inner.marked = false;
                 let patience = patience(&inner.play);
                 let Some(fan) = &mut inner.fans[place] else { continue };
                 let before = fan.memory();
@@ -240,6 +257,13 @@ impl Stream {
             }
             for blocked in blocked {
                 self.wait_for(place, Some(blocked));
+            }
+        }
+        if complete {
+            let inner = &mut *self.inner.borrow_mut();
+            inner.walking = false;
+            if inner.marked {
+                hub.rounds().mark(self, inner.play.mw_latency);
             }
         }
         complete

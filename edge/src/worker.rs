@@ -62,7 +62,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
         spawn_local(Registration { identity, origin, tls, hub, endpoint }.run());
     }
     let worker = format!("{}/edge.{}.{}", config.node_name(), shell.slot, shell.incarnation);
-    let mut listeners = Listeners::new(Context::new(hub.clone(), worker));
+    let mut listeners = Listeners::new(Context::new(hub.clone(), worker).context("publishers")?);
     listeners.open(shell.slot, std::mem::take(&mut shell.sockets))?;
     shell.link.ready();
     serve(shell, &hub, listeners).await
@@ -121,6 +121,7 @@ async fn farewell(hub: &Rc<Hub>) -> anyhow::Result<()> {
 
 fn report(hub: &Hub) -> Report {
     let stats = hub.stats();
+    let pace = hub.rounds().pace();
     Report {
         connections: stats.connections.get(),
         streams: hub.stream_count() as u64,
@@ -128,6 +129,11 @@ fn report(hub: &Hub) -> Report {
         players: stats.players.get(),
         bytes_in: stats.bytes_in.get(),
         bytes_out: stats.bytes_out.get(),
+        busy_percent: pace.share() * 100.0,
+        round_us: u64::try_from(pace.round().as_micros()).unwrap_or(u64::MAX),
+        skips: stats.skips.get(),
+        slow_closed: stats.slow_closed.get(),
+        refused: stats.refused.get(),
         ..Report::default()
     }
 }
@@ -214,7 +220,7 @@ fn start(cx: &Context, socket: TcpStream, peer: std::net::SocketAddr, serves: Se
     // Answers in the handshake are small and awaited: they must not wait for more to send.
     socket.set_nodelay(true).ok();
     let cx = cx.clone();
-    let client = Client { socket: Rc::new(socket), peer, id: cx.client_id() };
+    let client = Client::new(socket, peer, cx.client_id());
     spawn_local(async move {
         let stats = cx.hub.stats().clone();
         let _count = Counted::new(&stats, |s| &s.connections);

@@ -4,6 +4,7 @@
 //! player whose socket is full gets a task, which waits until it can be written to again.
 
 mod format;
+mod pace;
 mod player;
 mod rounds;
 #[cfg(test)]

@@ -117,7 +117,8 @@ async fn play(cx: &Context, client: &Client, head: &Head, path: &str) -> Result<
         };
     }
     let start = Start { front: Vec::new(), intro, cached: rules.play.gop_cache };
-    let member = stream.join(Format::Flv, client.socket.clone(), start);
+    let Ok(socket) = client.socket() else { return Ok(()) };
+    let member = stream.join(Format::Flv, socket.clone(), start);
     let wait = rules.http_flv.wait;
     let started = async {
         while !member.handle().started() && member.handle().closed().is_none() {

@@ -91,7 +91,7 @@ async fn refuse<T>(client: &Client, error: Error) -> Option<T> {
 /// Gives the connection, with what was read of it, to hyper for one request.
 async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, service: Service) {
     let cors = cx.hub.config().edge.http.cors && head.cross_origin;
-    let Ok(socket) = Rc::try_unwrap(client.socket) else { return };
+    let Some(Ok(socket)) = client.socket.map(Rc::try_unwrap) else { return };
     let io = Rewound { read: read.freeze(), io: TokioIo::new(socket) };
     let handle = service_fn(move |request: Request<Incoming>| {
         let cx = cx.clone();

@@ -1,8 +1,10 @@
 //! What this worker's listeners answer.
 
 pub(crate) mod api;
+mod feed;
 pub(crate) mod flv;
 pub(crate) mod http;
+mod ingest;
 pub(crate) mod rtmp;
 
 use std::cell::{Cell, RefCell};
@@ -14,6 +16,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use crate::hub::Hub;
+use ingest::Ingest;
 
 /// Bytes of one read from a client. One buffer serves all clients of the worker, so an idle one has none.
 const READ: usize = 64 * 1024;
@@ -21,10 +24,14 @@ const READ: usize = 64 * 1024;
 /// How long an answer may take to be taken by the client.
 const WRITE_WITHIN: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether a socket is nobody else's any more.
+const DETACH_TRIES: usize = 100;
+
 /// What every client's task needs.
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) hub: Rc<Hub>,
+    ingest: Rc<Ingest>,
     scratch: Rc<RefCell<Vec<u8>>>,
     /// `node/edge.slot.incarnation`: who answers.
     pub(crate) worker: Rc<str>,
@@ -32,8 +39,16 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(hub: Rc<Hub>, worker: String) -> Self {
-        Self { hub, scratch: Rc::new(RefCell::new(vec![0; READ])), worker: worker.into(), next_client: Rc::default() }
+    /// # Errors
+    /// The publishers' set cannot be made.
+    pub(crate) fn new(hub: Rc<Hub>, worker: String) -> io::Result<Self> {
+        Ok(Self {
+            ingest: Ingest::new(&hub)?,
+            hub,
+            scratch: Rc::new(RefCell::new(vec![0; READ])),
+            worker: worker.into(),
+            next_client: Rc::default(),
+        })
     }
 
     /// An id for a client, unique among those of this worker process.
@@ -45,18 +60,48 @@ impl Context {
 
 /// A client's socket, its address, and the number by which logs name it.
 pub(crate) struct Client {
-    pub(crate) socket: Rc<TcpStream>,
+    /// Nobody's while it is a publisher's: see [`ingest`].
+    socket: Option<Rc<TcpStream>>,
     pub(crate) peer: SocketAddr,
     pub(crate) id: u64,
 }
 
 impl Client {
+    pub(crate) fn new(socket: TcpStream, peer: SocketAddr, id: u64) -> Self {
+        Self { socket: Some(Rc::new(socket)), peer, id }
+    }
+
+    fn socket(&self) -> io::Result<&Rc<TcpStream>> {
+        self.socket.as_ref().ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Takes the socket away from the runtime. Who plays on it must have left.
+    async fn detach(&mut self) -> io::Result<std::net::TcpStream> {
+        let mut socket = self.socket.take().ok_or(io::ErrorKind::NotConnected)?;
+        for _ in 0..DETACH_TRIES {
+            match Rc::try_unwrap(socket) {
+                Ok(socket) => return socket.into_std(),
+                Err(shared) => socket = shared,
+            }
+            // A task that waited for it to be writable learns in its next turn that there is no need.
+            tokio::task::yield_now().await;
+        }
+        Err(io::ErrorKind::ResourceBusy.into())
+    }
+
+    /// Gives it back.
+    fn attach(&mut self, socket: std::net::TcpStream) -> io::Result<()> {
+        self.socket = Some(Rc::new(TcpStream::from_std(socket)?));
+        Ok(())
+    }
+
     /// Reads what there is and gives it to `take`. `Ok(0)` at the end of the stream.
     async fn read<T>(&self, cx: &Context, take: impl FnOnce(&[u8]) -> T) -> io::Result<Option<T>> {
+        let socket = self.socket()?;
         loop {
-            self.socket.readable().await?;
+            socket.readable().await?;
             let mut scratch = cx.scratch.borrow_mut();
-            match self.socket.try_read(&mut scratch) {
+            match socket.try_read(&mut scratch) {
                 Ok(0) => return Ok(None),
                 Ok(n) => {
                     crate::hub::add(&cx.hub.stats().bytes_in, n as u64);
@@ -70,12 +115,13 @@ impl Client {
 
     /// Writes all of it, within [`WRITE_WITHIN`].
     async fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let socket = self.socket()?;
         let all = async {
             let mut rest = bytes;
             while !rest.is_empty() {
-                match self.socket.try_write(rest) {
+                match socket.try_write(rest) {
                     Ok(n) => rest = &rest[n..],
-                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.socket.writable().await?,
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => socket.writable().await?,
                     Err(e) => return Err(e),
                 }
             }

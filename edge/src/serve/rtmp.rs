@@ -1,11 +1,13 @@
 //! RTMP clients: the shell around the protocol machine.
 
+use std::cell::RefCell;
 use std::future::pending;
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use rustc_hash::FxHasher;
 use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info};
@@ -16,6 +18,8 @@ use weir_wire::rtmp::{
     self, ConnectRequest, Event, Limits, Output, PlayRefusal, PublishRefusal, Server, StreamRequest,
 };
 
+use super::feed::{Feed, Stop};
+use super::ingest;
 use super::{Client, Context};
 use crate::fanout::{CloseReason, Format, Start};
 use crate::hub::{Counted, add};
@@ -43,6 +47,8 @@ enum Done {
     Silent(Duration),
     #[error("{}", .0.as_str())]
     FanOut(CloseReason),
+    #[error("asks without reading")]
+    Unread,
     #[error("the server is going away")]
     Closing,
 }
@@ -57,9 +63,10 @@ pub(crate) async fn serve(cx: Context, client: Client, refused: bool) {
     };
     let chunk_size = config.edge.rtmp.chunk_size;
     let machine = Server::new(Instant::now(), limits, random(), chunk_size);
+    let machine = Rc::new(RefCell::new(machine));
     let mut session = Session { client, machine, role: Role::None, chunk_size, named: String::new(), refused, cx };
     let done = session.run().await;
-    session.leave();
+    session.leave().ok();
     let (id, peer) = (&session.client.id, session.client.peer);
     match done {
         Done::Left | Done::Io(_) if session.named.is_empty() => {
@@ -83,7 +90,7 @@ fn random() -> [u8; 32] {
 struct Session {
     cx: Context,
     client: Client,
-    machine: Server,
+    machine: Rc<RefCell<Server>>,
     role: Role,
     chunk_size: u32,
     /// The stream last published or played.
@@ -93,7 +100,7 @@ struct Session {
 
 enum Role {
     None,
-    Publisher { publication: Rc<Publication>, rules: Publish, last_media: Instant, started: bool, _count: Counted },
+    Publisher { feed: Rc<Feed>, rules: Publish, _count: Counted },
     Player { member: Member, told_live: bool, _count: Counted },
 }
 
@@ -102,6 +109,7 @@ enum Woken {
     Read(Option<Result<(), rtmp::Error>>),
     Deadline,
     Changed,
+    Stopped(Stop),
     Ended(Ended),
     Closing,
 }
@@ -109,7 +117,8 @@ enum Woken {
 impl Session {
     async fn run(&mut self) -> Done {
         loop {
-            let step = match self.machine.poll() {
+            let output = self.machine.borrow_mut().poll();
+            let step = match output {
                 Output::Send(bytes) => self.send(&bytes).await,
                 Output::Event(event) => self.event(event).await,
                 Output::Wait(deadline) => self.wait(deadline).await,
@@ -125,7 +134,8 @@ impl Session {
     async fn send(&self, bytes: &[u8]) -> Result<(), Done> {
         match &self.role {
             Role::Player { member, .. } => member.control(bytes),
-            _ => {
+            Role::Publisher { feed, .. } => feed.write(bytes),
+            Role::None => {
                 self.client.write(bytes).await?;
                 add(&self.cx.hub.stats().bytes_out, bytes.len() as u64);
             }
@@ -138,11 +148,9 @@ impl Session {
             Event::Connect(request) => self.connect(&request)?,
             Event::Publish(request) => self.publish(&request).await?,
             Event::Play(request) => self.play(&request).await?,
-            Event::Media { kind, timestamp, body } => {
-                if let Role::Publisher { publication, last_media, started, .. } = &mut self.role {
-                    *last_media = Instant::now();
-                    *started = true;
-                    publication.push(kind, timestamp, body);
+            Event::Media { .. } => {
+                if let Role::Publisher { feed, .. } = &self.role {
+                    feed.media(event);
                 }
             }
             Event::Unpublish | Event::StopPlay => self.stop().await?,
@@ -158,11 +166,12 @@ impl Session {
     }
 
     async fn wait(&mut self, deadline: Option<Instant>) -> Result<(), Done> {
-        if let Role::Publisher { publication, .. } = &self.role
-            && !publication.has_room()
-        {
-            // The relay is full: the publisher is not read, and TCP slows it down.
-            publication.room().await;
+        if let Role::Publisher { feed, .. } = &self.role {
+            if !feed.publication().has_room() {
+                // The relay is full: the publisher is not read, and TCP slows it down.
+                feed.publication().room().await;
+            }
+            self.cx.ingest.insert(feed)?;
         }
         let deadline = deadline.into_iter().chain(self.silence()).min();
         let woken = {
@@ -172,21 +181,29 @@ impl Session {
                     None => pending().await,
                 }
             };
-            let machine = &mut self.machine;
-            let read = self.client.read(&self.cx, |bytes| machine.handle(Instant::now(), bytes));
+            let machine = &self.machine;
             let role = &self.role;
+            let client = async {
+                match role {
+                    Role::Publisher { feed, .. } => Ok(Woken::Stopped(feed.stopped().await)),
+                    _ => {
+                        let take = |bytes: &[u8]| machine.borrow_mut().handle(Instant::now(), bytes);
+                        self.client.read(&self.cx, take).await.map(Woken::Read)
+                    }
+                }
+            };
             let changed = async {
                 match role {
                     Role::Player { member, .. } => {
                         member.handle().changed().await;
                         Woken::Changed
                     }
-                    Role::Publisher { publication, .. } => Woken::Ended(publication.end().await),
+                    Role::Publisher { feed, .. } => Woken::Ended(feed.publication().end().await),
                     Role::None => pending().await,
                 }
             };
             tokio::select! {
-                read = read => Woken::Read(read?),
+                woken = client => woken?,
                 () = sleep => Woken::Deadline,
                 woken = changed => woken,
                 () = self.cx.hub.closing() => Woken::Closing,
@@ -197,22 +214,36 @@ impl Session {
             Woken::Read(Some(handled)) => Ok(handled?),
             Woken::Deadline => self.deadline(),
             Woken::Changed => self.changed(),
+            Woken::Stopped(stop) => self.stopped(stop).await,
             Woken::Ended(ended) => Err(Done::Ended(describe(&ended).1)),
             Woken::Closing => Err(Done::Closing),
         }
     }
 
+    /// The publisher is not read any more.
+    async fn stopped(&mut self, stop: Stop) -> Result<(), Done> {
+        match stop {
+            Stop::Event(event) => self.event(event).await,
+            Stop::Full => Ok(()),
+            Stop::Left => Err(Done::Left),
+            Stop::Io(error) => Err(error.into()),
+            Stop::Protocol(error) => Err(error.into()),
+            Stop::Unread => Err(Done::Unread),
+        }
+    }
+
     /// When a publisher has been silent for too long.
     fn silence(&self) -> Option<Instant> {
-        let Role::Publisher { rules, last_media, started, .. } = &self.role else { return None };
-        Some(*last_media + if *started { rules.timeout } else { rules.first_packet_timeout })
+        let Role::Publisher { feed, rules, .. } = &self.role else { return None };
+        let (started, last) = feed.last_media();
+        Some(last + if started { rules.timeout } else { rules.first_packet_timeout })
     }
 
     fn deadline(&mut self) -> Result<(), Done> {
         let now = Instant::now();
-        self.machine.handle_timeout(now)?;
+        self.machine.borrow_mut().handle_timeout(now)?;
         match (&self.role, self.silence()) {
-            (Role::Publisher { last_media, .. }, Some(at)) if at <= now => Err(Done::Silent(now - *last_media)),
+            (Role::Publisher { feed, .. }, Some(at)) if at <= now => Err(Done::Silent(now - feed.last_media().1)),
             _ => Ok(()),
         }
     }
@@ -228,7 +259,8 @@ impl Session {
             return Err(Done::FanOut(reason));
         }
         if std::mem::replace(told_live, handle.live()) != handle.live() {
-            if *told_live { self.machine.notify_publish() } else { self.machine.notify_unpublish() }
+            let machine = &mut *self.machine.borrow_mut();
+            if *told_live { machine.notify_publish() } else { machine.notify_unpublish() }
         }
         Ok(())
     }
@@ -236,14 +268,15 @@ impl Session {
     fn connect(&mut self, request: &ConnectRequest) -> Result<(), Done> {
         debug!(client = %self.client.id, peer = %self.client.peer, vhost = request.vhost, app = request.app,
             flash_ver = request.flash_ver, "rtmp connect");
+        let machine = &mut *self.machine.borrow_mut();
         if self.cx.hub.draining() {
-            self.machine.reject_connect("the server is going away");
+            machine.reject_connect("the server is going away");
         } else if self.refused {
-            self.machine.reject_connect("too many connections");
+            machine.reject_connect("too many connections");
         } else if self.cx.hub.config().vhost(&request.vhost).is_none() {
-            self.machine.reject_connect(&format!("there is no vhost {:?} here", request.vhost));
+            machine.reject_connect(&format!("there is no vhost {:?} here", request.vhost));
         } else {
-            self.machine.accept_connect()?;
+            machine.accept_connect()?;
         }
         Ok(())
     }
@@ -261,14 +294,23 @@ impl Session {
 
     async fn publish(&mut self, request: &StreamRequest) -> Result<(), Done> {
         self.stop().await?;
-        let Some((name, rules)) = self.resolve(request).and_then(|name| {
-            let rules = self.cx.hub.config().vhost(&name.vhost)?.1.publish.clone();
-            Some((name, rules))
+        let Some((name, rules, prompt)) = self.resolve(request).and_then(|name| {
+            let config = self.cx.hub.config();
+            let (_, vhost) = config.vhost(&name.vhost)?;
+            // Who asks for less than the longest wait does not want any.
+            let prompt = vhost.play.mw_latency.value().is_some_and(|latency| latency < ingest::LONGEST);
+            Some((name, vhost.publish.clone(), prompt))
         }) else {
-            return Ok(self.machine.reject_publish(PublishRefusal::Denied, "there is no such vhost here")?);
+            return Ok(self
+                .machine
+                .borrow_mut()
+                .reject_publish(PublishRefusal::Denied, "there is no such vhost here")?);
         };
         let Some(link) = self.cx.hub.link_for(&name).cloned() else {
-            return Ok(self.machine.reject_publish(PublishRefusal::Failed, "this cluster has no origin")?);
+            return Ok(self
+                .machine
+                .borrow_mut()
+                .reject_publish(PublishRefusal::Failed, "this cluster has no origin")?);
         };
         let mut key = FxHasher::default();
         request.query.hash(&mut key);
@@ -276,36 +318,40 @@ impl Session {
         if let Err(ended) = publication.granted().await {
             let (refusal, text) = describe(&ended);
             info!(client = %self.client.id, peer = %self.client.peer, stream = %name, reason = text, "publish refused");
-            return Ok(self.machine.reject_publish(refusal, &text)?);
+            return Ok(self.machine.borrow_mut().reject_publish(refusal, &text)?);
         }
         info!(client = %self.client.id, peer = %self.client.peer, stream = %name, "rtmp publish");
         self.named = name.to_string();
         let count = Counted::new(self.cx.hub.stats(), |s| &s.publishers);
-        let last_media = Instant::now();
-        self.role = Role::Publisher { publication, rules, last_media, started: false, _count: count };
-        Ok(self.machine.accept_publish()?)
+        let socket = self.client.detach().await?;
+        let feed = Feed::new(socket, self.machine.clone(), publication, prompt);
+        self.role = Role::Publisher { feed, rules, _count: count };
+        Ok(self.machine.borrow_mut().accept_publish()?)
     }
 
     async fn play(&mut self, request: &StreamRequest) -> Result<(), Done> {
         self.stop().await?;
         let Some(name) = self.resolve(request) else {
-            return Ok(self.machine.reject_play(PlayRefusal::StreamNotFound, "there is no such vhost here")?);
+            return Ok(self
+                .machine
+                .borrow_mut()
+                .reject_play(PlayRefusal::StreamNotFound, "there is no such vhost here")?);
         };
         let Some(stream) = self.cx.hub.stream(&name) else {
-            return Ok(self.machine.reject_play(PlayRefusal::Failed, "this cluster has no origin")?);
+            return Ok(self.machine.borrow_mut().reject_play(PlayRefusal::Failed, "this cluster has no origin")?);
         };
         info!(client = %self.client.id, peer = %self.client.peer, stream = %name, "rtmp play");
         self.named = name.to_string();
-        self.machine.accept_play()?;
+        self.machine.borrow_mut().accept_play()?;
         // The answer, the headers and the cached group go out in one write.
         let mut front = Vec::new();
-        while let Output::Send(bytes) = self.machine.poll() {
+        while let Output::Send(bytes) = self.machine.borrow_mut().poll() {
             front.extend_from_slice(&bytes);
         }
         let cached = self.cx.hub.config().vhost(&name.vhost).is_none_or(|(_, v)| v.play.gop_cache);
         let start = Start { front, intro: Vec::new(), cached };
         let format = Format::Rtmp { chunk_size: self.chunk_size };
-        let member = stream.join(format, self.client.socket.clone(), start);
+        let member = stream.join(format, self.client.socket()?.clone(), start);
         // A stream that is not published yet is waited for in silence; its end is told.
         let told_live = member.handle().live();
         let count = Counted::new(self.cx.hub.stats(), |s| &s.players);
@@ -327,31 +373,46 @@ impl Session {
             }
             self.changed()?;
         }
-        self.leave();
-        Ok(())
+        let unsent = self.leave()?;
+        Ok(self.client.write(&unsent).await?)
     }
 
-    fn leave(&mut self) {
-        self.role = Role::None;
+    /// Gives up what it publishes or plays. Answers that a publisher has not taken yet are returned.
+    fn leave(&mut self) -> io::Result<Vec<u8>> {
+        if let Role::Publisher { feed, .. } = std::mem::replace(&mut self.role, Role::None) {
+            self.cx.ingest.remove(&feed);
+            if let Some((socket, unsent)) = feed.into_socket() {
+                self.client.attach(socket)?;
+                return Ok(unsent);
+            }
+        }
+        Ok(Vec::new())
     }
 
     /// Says why before the connection closes, where there is anybody to tell.
     async fn farewell(&mut self, done: &Done) {
         match done {
-            Done::Closing => self.machine.shutdown("the server is going away"),
-            Done::Ended(reason) => self.machine.shutdown(reason),
-            Done::Silent(_) => self.machine.shutdown("no media for too long"),
+            Done::Closing => self.machine.borrow_mut().shutdown("the server is going away"),
+            Done::Ended(reason) => self.machine.borrow_mut().shutdown(reason),
+            Done::Silent(_) => self.machine.borrow_mut().shutdown("no media for too long"),
             _ => return,
         }
-        if let Role::Player { .. } = &self.role
-            && self.stop().await.is_err()
-        {
+        if self.stop().await.is_err() {
             return;
         }
-        while let Output::Send(bytes) = self.machine.poll() {
+        while let Some(bytes) = self.unsent() {
             if self.client.write(&bytes).await.is_err() {
                 return;
             }
+        }
+    }
+}
+
+impl Session {
+    fn unsent(&self) -> Option<Bytes> {
+        match self.machine.borrow_mut().poll() {
+            Output::Send(bytes) => Some(bytes),
+            _ => None,
         }
     }
 }

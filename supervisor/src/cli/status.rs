@@ -35,22 +35,33 @@ fn worker_json(worker: &WorkerStatus) -> serde_json::Value {
         "players": worker.players,
         "bytes_in": worker.bytes_in,
         "bytes_out": worker.bytes_out,
+        "skips": worker.skips,
+        "slow_closed": worker.slow_closed,
+        "refused": worker.refused,
         "loop_lag_us": worker.loop_lag_us,
-        "cpu_percent": (worker.cpu_percent * 10.0).round() / 10.0,
+        "busy_percent": tenths(worker.busy_percent),
+        "round_us": worker.round_us,
+        "cpu_percent": tenths(worker.cpu_percent),
         "memory_bytes": worker.memory_bytes,
         "restarts": worker.restarts,
         "lent_to": worker.lent_to,
     })
 }
 
-const HEAD: [&str; 10] = ["ROLE", "SLOT", "PID", "STATE", "UPTIME", "CONNS", "STREAMS", "CPU", "MEMORY", "RESTARTS"];
+fn tenths(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+const COLUMNS: usize = 11;
+const HEAD: [&str; COLUMNS] =
+    ["ROLE", "SLOT", "PID", "STATE", "UPTIME", "CONNS", "STREAMS", "CPU", "ROUND", "MEMORY", "RESTARTS"];
 
 /// Columns that read best flush left; numbers go flush right.
 const LEFT: [usize; 2] = [0, 3];
 
 /// A line about the supervisor, then one a worker.
 pub(super) fn table(reply: &StatusReply) -> String {
-    let rows: Vec<[String; 10]> = reply.workers.iter().map(row).collect();
+    let rows: Vec<[String; COLUMNS]> = reply.workers.iter().map(row).collect();
     let mut widths = HEAD.map(str::len);
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -71,7 +82,7 @@ pub(super) fn table(reply: &StatusReply) -> String {
     text
 }
 
-fn line(cells: &[String; 10], widths: &[usize; 10]) -> String {
+fn line(cells: &[String; COLUMNS], widths: &[usize; COLUMNS]) -> String {
     let padded = cells.iter().zip(widths).enumerate().map(|(column, (cell, width))| match LEFT.contains(&column) {
         true => format!("{cell:<width$}"),
         false => format!("{cell:>width$}"),
@@ -79,7 +90,7 @@ fn line(cells: &[String; 10], widths: &[usize; 10]) -> String {
     padded.collect::<Vec<_>>().join("  ")
 }
 
-fn row(worker: &WorkerStatus) -> [String; 10] {
+fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
     let without_process = worker.pid == 0;
     let of_process = |text: String| if without_process { "-".to_owned() } else { text };
     [
@@ -91,6 +102,7 @@ fn row(worker: &WorkerStatus) -> [String; 10] {
         of_process(worker.connections.to_string()),
         of_process(worker.streams.to_string()),
         of_process(format!("{:.1}%", worker.cpu_percent)),
+        if worker.role == "edge" { of_process(format!("{}ms", worker.round_us / 1000)) } else { "-".to_owned() },
         of_process(format!("{:.1}M", worker.memory_bytes as f64 / f64::from(1 << 20))),
         worker.restarts.to_string(),
     ]

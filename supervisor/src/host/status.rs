@@ -50,6 +50,11 @@ impl Host {
             bytes_in: report.bytes_in,
             bytes_out: report.bytes_out,
             loop_lag_us: report.loop_lag_us,
+            busy_percent: report.busy_percent,
+            round_us: report.round_us,
+            skips: report.skips,
+            slow_closed: report.slow_closed,
+            refused: report.refused,
             cpu_percent: worker.usage.cpu_percent,
             memory_bytes: worker.usage.memory,
             ..row

@@ -18,6 +18,9 @@ use crate::hub::Hub;
 use crate::pull::{Action, Pull};
 use crate::relay::Link;
 
+/// How long a player may take over what it is to get before it stops.
+const FINISH_WITHIN: Duration = Duration::from_secs(5);
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -393,6 +396,22 @@ impl Member {
     /// Stops or restarts the media.
     pub(crate) fn pause(&self, on: bool) {
         self.with(|fan, key| fan.pause(key, on));
+    }
+
+    /// Stops the media behind what there is by now, and waits until that is written. False: it took too long.
+    pub(crate) async fn finish(&self) -> bool {
+        self.with(|fan, key| fan.finish(key));
+        self.stopped().await
+    }
+
+    /// Waits until a player that was told to stop has. False: it took too long.
+    pub(crate) async fn stopped(&self) -> bool {
+        let stopped = async {
+            while !self.handle.stopped() && self.handle.closed().is_none() {
+                self.handle.changed().await;
+            }
+        };
+        tokio::time::timeout(FINISH_WITHIN, stopped).await.is_ok()
     }
 
     fn with(&self, act: impl FnOnce(&mut FanOut, usize) -> Option<Blocked>) {

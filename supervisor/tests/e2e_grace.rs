@@ -24,8 +24,12 @@ const SLACK: Duration = Duration::from_secs(2);
 const SOME: usize = 200;
 
 fn start(publish: &str) -> Cluster {
+    start_with(publish, "")
+}
+
+fn start_with(publish: &str, play: &str) -> Cluster {
     e2e::start(&format!(
-        "edge: {{ workers: 2, rtmp: {{ request_timeout: 1s }} }}\norigin: {{ workers: 1 }}\nvhosts: {{ __defaultVhost__: {{ publish: {{ {publish} }} }} }}\n"
+        "edge: {{ workers: 2, rtmp: {{ request_timeout: 1s }} }}\norigin: {{ workers: 1 }}\nvhosts: {{ __defaultVhost__: {{ publish: {{ {publish} }}, play: {{ {play} }} }} }}\n"
     ))
 }
 
@@ -133,7 +137,8 @@ fn after_the_grace_bodies_end_and_rtmp_players_stay() {
 
 #[test]
 fn without_a_grace_the_body_ends_behind_the_last_frame() {
-    let cluster = start("grace: 0s");
+    // The stream ends in the middle of a round.
+    let cluster = start_with("grace: 0s", "mw_latency: 4s");
     let scratch = tempfile::tempdir().unwrap();
     let url = format!("rtmp://{}/live/river", cluster.rtmp);
     let mut publisher = Ffmpeg::publish_for(Source::plain(), &url, "6", scratch.path());

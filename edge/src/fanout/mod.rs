@@ -116,7 +116,9 @@ impl FanOut {
 
     /// Queues bytes of the player's own, which go out at the next message boundary.
     pub(crate) fn control(&mut self, key: usize, bytes: &[u8]) -> Option<Blocked> {
-        self.players.get_mut(key)?.control(bytes);
+        if !self.players.get_mut(key)?.control(bytes) {
+            self.players.remove(key);
+        }
         self.write(key)
     }
 
@@ -124,10 +126,16 @@ impl FanOut {
     pub(crate) fn pause(&mut self, key: usize, on: bool) -> Option<Blocked> {
         let player = self.players.get_mut(key)?;
         if on {
-            player.pause(&self.log)
+            player.pause(&self.log, false)
         } else {
             player.resume(&self.log)
         }
+        self.write(key)
+    }
+
+    /// Stops the media of a player when it has all there is by now.
+    pub(crate) fn finish(&mut self, key: usize) -> Option<Blocked> {
+        self.players.get_mut(key)?.pause(&self.log, true);
         self.write(key)
     }
 

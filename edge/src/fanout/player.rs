@@ -174,16 +174,22 @@ impl Player {
         }
     }
 
-    pub(super) fn control(&mut self, bytes: &[u8]) {
+    /// False: it was closed.
+    pub(super) fn control(&mut self, bytes: &[u8]) -> bool {
         if self.control.len() + bytes.len() > CONTROL_MAX {
             self.handle.close(CloseReason::Flood);
-        } else {
-            self.control.extend_from_slice(bytes);
+            return false;
         }
+        self.control.extend_from_slice(bytes);
+        true
     }
 
-    pub(super) fn pause(&mut self, log: &Log) {
+    /// Stops at the end of the message that it is in, or of all there is.
+    pub(super) fn pause(&mut self, log: &Log, all: bool) {
         match self.place {
+            Place::Reading(at) | Place::Finishing { at, .. } if all => {
+                self.place = Place::Finishing { at, until: log.end(), then: Then::Pause };
+            }
             Place::Reading(at) | Place::Finishing { at, .. } => self.finish(log, at, Then::Pause),
             Place::Waiting(at) => {
                 self.place = Place::Paused { at, joined: false };

@@ -382,3 +382,37 @@ fn players_at_random_get_whole_messages_in_order() {
         });
     }
 }
+
+#[test]
+fn one_that_finishes_gets_all_there_is_by_then_and_nothing_more() {
+    on_runtime(async {
+        let mut rig = Rig::new();
+        let config = rig.config();
+        let key = rig.key(0, 100);
+        let (player, handle, mut peer) = rig.player(start(b"")).await;
+        assert_eq!(peer.read(), tags(&[&config, &key]));
+        // No round has written these yet.
+        let waiting = [rig.inter(40, 100), rig.inter(80, 100)];
+        rig.fan.finish(player);
+        rig.inter(120, 100);
+        rig.walk(PATIENCE);
+        assert_eq!(peer.read(), tags(&[&waiting[0], &waiting[1]]));
+        assert!(handle.stopped());
+    });
+}
+
+#[test]
+fn one_that_asks_without_reading_is_let_go_at_once_even_while_its_socket_is_full() {
+    on_runtime(async {
+        let mut rig = Rig::new();
+        rig.config();
+        rig.key(0, 8 << 20);
+        let (player, handle, _peer) = rig.player(start(b"")).await;
+        for _ in 0..64 {
+            rig.fan.control(player, &[0; 64]);
+            assert_eq!((handle.closed(), rig.fan.len()), (None, 1));
+        }
+        rig.fan.control(player, &[0; 64]);
+        assert_eq!((handle.closed(), rig.fan.len()), (Some(CloseReason::Flood), 0));
+    });
+}

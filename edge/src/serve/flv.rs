@@ -162,9 +162,15 @@ async fn watch(cx: &Context, client: &Client, member: &Member) -> &'static str {
             member.handle().changed().await;
         }
     };
-    tokio::select! {
+    let reason = tokio::select! {
         reason = ended => reason,
-        () = super::http::gone(cx, client) => "closed by the client",
+        () = super::http::gone(cx, client) => return "closed by the client",
         () = cx.hub.closing() => "the server is going away",
+    };
+    // What no round has written yet is part of the body.
+    tokio::select! {
+        _ = member.finish() => {}
+        () = super::http::gone(cx, client) => {}
     }
+    reason
 }

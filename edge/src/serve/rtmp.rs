@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustc_hash::FxHasher;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 use tracing::{debug, info};
 use weir_media::StreamName;
 use weir_node::config::Publish;
@@ -26,9 +26,6 @@ use crate::hub::{Counted, add};
 use crate::publication::Publication;
 use crate::publish::Ended;
 use crate::stream::Member;
-
-/// How long a message that a player has half of may take to be finished before it plays something else.
-const FINISH_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a session ended, for the log.
 #[derive(Debug, thiserror::Error)]
@@ -363,12 +360,7 @@ impl Session {
     async fn stop(&mut self) -> Result<(), Done> {
         if let Role::Player { member, .. } = &self.role {
             member.pause(true);
-            let finish = async {
-                while !member.handle().stopped() && member.handle().closed().is_none() {
-                    member.handle().changed().await;
-                }
-            };
-            if timeout(FINISH_WITHIN, finish).await.is_err() {
+            if !member.stopped().await {
                 return Err(Done::FanOut(CloseReason::TooSlow));
             }
             self.changed()?;
@@ -396,6 +388,9 @@ impl Session {
             Done::Ended(reason) => self.machine.borrow_mut().shutdown(reason),
             Done::Silent(_) => self.machine.borrow_mut().shutdown("no media for too long"),
             _ => return,
+        }
+        if let Role::Player { member, .. } = &self.role {
+            member.finish().await;
         }
         if self.stop().await.is_err() {
             return;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use quinn::{RecvStream, VarInt};
+use quinn::{ReadError, RecvStream, VarInt};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use weir_wire::relay::{Assembler, Decoder, Group, Record};
@@ -63,7 +63,7 @@ impl Groups {
                 Some(_) => return Err(Lost::NoHello),
                 None => {}
             }
-            if !fill(&mut stream, &mut input).await {
+            if !matches!(fill(&mut stream, &mut input).await, Ok(true)) {
                 return Ok(());
             }
         };
@@ -79,12 +79,13 @@ impl Groups {
         self.with(channel, |a| a.begin(Instant::now(), index, joinable));
         let read = self.frames(&mut stream, &mut decoder, &mut input, (channel, index), &stop).await;
         self.open.borrow_mut().remove(&(channel, index));
-        self.with(channel, |a| a.finish(Instant::now(), index));
+        let whole = matches!(read, Ok(true)) && input.is_empty() && !decoder.in_frame();
+        self.with(channel, |a| a.finish(Instant::now(), index, whole));
         self.link.batch_done();
-        read
+        read.map(|_| ())
     }
 
-    /// Reads a group's frames to its end, or until it is of no more use.
+    /// Reads a group's frames until its stream ends, or it is of no more use. True when the origin finished it.
     async fn frames(
         &self,
         stream: &mut RecvStream,
@@ -92,7 +93,7 @@ impl Groups {
         input: &mut BytesMut,
         (channel, index): (u32, u64),
         stop: &Notify,
-    ) -> Result<(), Lost> {
+    ) -> Result<bool, Lost> {
         loop {
             while let Some(record) = decoder.decode(input)? {
                 if let Record::Frame { frame, .. } = record {
@@ -101,12 +102,14 @@ impl Groups {
             }
             self.link.batch_done();
             tokio::select! {
-                more = fill(stream, input) => if !more {
-                    return Ok(());
+                more = fill(stream, input) => match more {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(true),
+                    Err(_) => return Ok(false),
                 },
                 () = stop.notified() => {
                     stream.stop(NOT_WANTED).ok();
-                    return Ok(());
+                    return Ok(false);
                 }
             }
         }
@@ -133,13 +136,132 @@ impl Groups {
     }
 }
 
-/// Reads more. False at the end, or when the origin broke the group off.
-async fn fill(stream: &mut RecvStream, input: &mut BytesMut) -> bool {
-    match stream.read_chunk(64 * 1024, true).await {
-        Ok(Some(chunk)) => {
-            input.extend_from_slice(&chunk.bytes);
-            true
+/// Reads more. False when the origin finished the stream, an error when it, or the connection, broke off.
+async fn fill(stream: &mut RecvStream, input: &mut BytesMut) -> Result<bool, ReadError> {
+    let chunk = stream.read_chunk(64 * 1024, true).await?;
+    if let Some(chunk) = &chunk {
+        input.extend_from_slice(&chunk.bytes);
+    }
+    Ok(chunk.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::path::Path;
+    use std::rc::Weak;
+
+    use bytes::Bytes;
+    use quinn::{Connection, Endpoint, SendStream};
+    use tokio::task::spawn_local;
+    use tokio::time::{sleep, timeout};
+    use weir_media::{Frame, FrameId, Kind};
+    use weir_node::cert::{make_ca, make_node};
+    use weir_node::config::Tls;
+    use weir_node::quic;
+    use weir_node::tls::ClusterTls;
+    use weir_wire::relay::encode;
+
+    use super::super::Target;
+    use super::*;
+
+    const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+    const SOON: Duration = Duration::from_secs(10);
+    const CHANNEL: u32 = 1;
+
+    fn certificate(dir: &Path, name: &str) -> ClusterTls {
+        let made = make_node(dir, &[name.to_owned()]).unwrap();
+        let text = |path: &Path| path.display().to_string();
+        ClusterTls::load(&Tls { ca: text(&dir.join("ca.pem")), cert: text(&made.cert), key: text(&made.key) }).unwrap()
+    }
+
+    /// The origin's end of a connection and the edge's.
+    async fn connected() -> (Connection, Connection) {
+        let dir = tempfile::tempdir().unwrap();
+        make_ca(dir.path()).unwrap();
+        let server = quic::server_config(&certificate(dir.path(), "origin-1")).unwrap();
+        let server = Endpoint::server(server, ANY).unwrap();
+        let mut client = Endpoint::client(ANY).unwrap();
+        client.set_default_client_config(quic::client_config(&certificate(dir.path(), "edge-1")).unwrap());
+        let connecting = client.connect(server.local_addr().unwrap(), "origin-1").unwrap();
+        let accepted = async { server.accept().await.unwrap().await.unwrap() };
+        let (edge, origin) = timeout(SOON, async { tokio::join!(connecting, accepted) }).await.unwrap();
+        (origin, edge.unwrap())
+    }
+
+    async fn group(origin: &Connection, index: u64, joinable: bool) -> SendStream {
+        let mut stream = origin.open_uni().await.unwrap();
+        let mut bytes = BytesMut::new();
+        encode(&mut bytes, &Record::Group { channel: CHANNEL, index, joinable });
+        encode(&mut bytes, &frame(index));
+        stream.write_all(&bytes).await.unwrap();
+        stream
+    }
+
+    fn frame(seq: u64) -> Record {
+        let body = Bytes::from_static(&[0x27, 1, 0, 0, 0, 1]);
+        Record::Frame { channel: CHANNEL, frame: Frame::new(FrameId { epoch: 1, seq }, Kind::Video, 0, body) }
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Ends {
+        Finished,
+        Reset,
+        InAFrame,
+    }
+
+    /// Ends a group behind which its further part waits. True when the edge stops that part.
+    async fn part_is_stopped(ends: Ends) -> bool {
+        let (origin, edge) = connected().await;
+        let link = Link::new(Weak::new(), 0, 1 << 20);
+        link.channels.borrow_mut().insert(CHANNEL, Target::Stream(Weak::new()));
+        let groups = Groups::new(link, SOON * 2, 1 << 20);
+        let reading = groups.clone();
+        spawn_local(async move {
+            while let Ok(stream) = edge.accept_uni().await {
+                spawn_local(reading.clone().read(stream));
+            }
+        });
+        let mut first = group(&origin, 0, true).await;
+        let part = group(&origin, 1, false).await;
+        let both = async {
+            while groups.open.borrow().len() < 2 {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(SOON, both).await.expect("the groups did not begin");
+        match ends {
+            Ends::Finished => first.finish().unwrap(),
+            Ends::Reset => first.reset(VarInt::from_u32(2)).unwrap(),
+            Ends::InAFrame => {
+                let mut bytes = BytesMut::new();
+                encode(&mut bytes, &frame(1));
+                first.write_all(&bytes[..bytes.len() - 1]).await.unwrap();
+                first.finish().unwrap();
+            }
         }
-        Ok(None) | Err(_) => false,
+        let ended = async {
+            while groups.open.borrow().contains_key(&(CHANNEL, 0)) {
+                sleep(Duration::from_millis(2)).await;
+            }
+        };
+        timeout(SOON, ended).await.expect("the end was not seen");
+        let left_out = groups.assemblers.borrow()[&CHANNEL].skips() > 0;
+        if left_out {
+            let stopped = timeout(SOON, part.stopped()).await.expect("the part was not stopped");
+            assert_eq!(stopped, Ok(Some(NOT_WANTED)));
+        }
+        left_out
+    }
+
+    #[test]
+    fn a_part_goes_on_only_behind_a_group_that_was_finished() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default());
+        let runtime = runtime.unwrap();
+        for ends in [Ends::Finished, Ends::Reset, Ends::InAFrame] {
+            let stopped = runtime.block_on(part_is_stopped(ends));
+            assert_eq!(stopped, ends != Ends::Finished, "{ends:?}");
+        }
+        runtime.shutdown_background();
     }
 }

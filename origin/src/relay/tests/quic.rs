@@ -195,7 +195,7 @@ fn frames_arrive_in_groups_that_make_the_same_stream() {
                 Heard::Frame(i, frame) => assembler.frame(now, i, frame),
                 Heard::End(i, whole) => {
                     assert!(whole);
-                    assembler.finish(now, i);
+                    assembler.finish(now, i, whole);
                 }
             }
             while let Group::Frame(frame) = assembler.poll() {

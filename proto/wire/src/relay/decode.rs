@@ -66,6 +66,11 @@ impl Decoder {
         }
     }
 
+    /// Whether a frame has begun whose end did not come yet.
+    pub fn in_frame(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
     fn begin(&mut self, channel: u32, mut payload: Bytes) -> Result<Option<Record>, Error> {
         let head = get_frame_head(&mut payload).ok_or(Error::Malformed(kind::FRAME))?;
         if head.total > FRAME_MAX {

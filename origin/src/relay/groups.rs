@@ -10,7 +10,7 @@ use quinn::{Connection, SendStream, VarInt};
 use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use weir_media::{Configs, Frame};
-use weir_wire::relay::{Record, encode};
+use weir_wire::relay::{FRAME_COST, Record, encode};
 
 /// A longer group is split, so that what is lost with a stream is bounded; in microseconds.
 const SPLIT: i64 = 4_000_000;
@@ -18,8 +18,7 @@ const SPLIT: i64 = 4_000_000;
 /// Of key frames closer than this the first one's group holds all: a stream of key frames alone needs no stream each.
 const GROUP_MIN: i64 = 250_000;
 
-/// What a waiting frame and an open group are counted as beside their bodies, in bytes.
-const FRAME_COST: usize = 128;
+/// What an open group is counted as beside its frames, in bytes.
 const GROUP_COST: usize = 4096;
 
 /// Application error code of a group that was dropped.

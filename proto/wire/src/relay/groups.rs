@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use weir_media::Frame;
 
+use super::cost;
+
 /// Groups that may wait behind the one being read.
 const GROUPS_MAX: usize = 64;
 
@@ -55,7 +57,7 @@ enum End {
 }
 
 impl Assembler {
-    /// `bound` limits what waits behind the current group, in bytes.
+    /// `bound` limits what waits behind the current group, in bytes: bodies, and [`super::FRAME_COST`] for each.
     pub fn new(hold: Duration, bound: usize) -> Self {
         Self {
             hold,
@@ -88,9 +90,9 @@ impl Assembler {
             self.ready.push_back(Group::Frame(frame));
             return;
         }
-        self.bytes += frame.body.len();
+        self.bytes += cost(&frame);
         group.frames.push_back(frame);
-        if self.bytes > self.bound {
+        while self.bytes > self.bound {
             self.skip(now);
         }
     }
@@ -128,7 +130,7 @@ impl Assembler {
             if !useless {
                 self.broken = false;
                 for frame in group.frames.drain(..) {
-                    self.bytes -= frame.body.len();
+                    self.bytes -= cost(&frame);
                     self.ready.push_back(Group::Frame(frame));
                 }
                 match group.ended {
@@ -201,7 +203,7 @@ impl Assembler {
 }
 
 fn bytes_of(group: &Pending) -> usize {
-    group.frames.iter().map(|frame| frame.body.len()).sum()
+    group.frames.iter().map(cost).sum()
 }
 
 #[cfg(test)]
@@ -211,6 +213,7 @@ mod tests {
     use weir_media::{FrameId, Kind};
 
     use super::*;
+    use crate::relay::FRAME_COST;
 
     const HOLD: Duration = Duration::from_millis(250);
 
@@ -218,6 +221,9 @@ mod tests {
     fn start() -> Instant {
         Instant::now()
     }
+
+    /// What a test's frame is counted as.
+    const ONE: usize = FRAME_COST + 2;
 
     fn frame(seq: u64) -> Frame {
         Frame::new(FrameId { epoch: 1, seq }, Kind::Video, 0, Bytes::from_static(&[0x27, 1]))
@@ -237,7 +243,7 @@ mod tests {
     #[test]
     fn groups_come_out_in_order() {
         let now = start();
-        let mut a = Assembler::new(HOLD, 1000);
+        let mut a = Assembler::new(HOLD, 10 * ONE);
         a.begin(now, 1, true);
         a.frame(now, 1, frame(3));
         a.begin(now, 0, true);
@@ -253,7 +259,7 @@ mod tests {
     #[test]
     fn a_late_group_is_left_after_the_hold_for_one_that_can_be_joined() {
         let now = start();
-        let mut a = Assembler::new(HOLD, 1000);
+        let mut a = Assembler::new(HOLD, 10 * ONE);
         a.begin(now, 0, true);
         a.begin(now, 1, false);
         a.frame(now, 1, frame(9));
@@ -273,7 +279,7 @@ mod tests {
     #[test]
     fn groups_shorter_than_the_hold_are_left_together() {
         let now = start();
-        let mut a = Assembler::new(HOLD, 1000);
+        let mut a = Assembler::new(HOLD, 10 * ONE);
         a.begin(now, 0, true);
         for index in 1..=6 {
             a.begin(now + HOLD / 2 * index, index.into(), true);
@@ -288,7 +294,7 @@ mod tests {
     #[test]
     fn too_much_waiting_skips_at_once() {
         let now = start();
-        let mut a = Assembler::new(HOLD, 3);
+        let mut a = Assembler::new(HOLD, ONE);
         a.begin(now, 0, true);
         a.begin(now, 1, true);
         a.frame(now, 1, frame(1));
@@ -301,7 +307,7 @@ mod tests {
         let now = start();
         // Its further part came before it broke off, after it, or never.
         for part in ["before", "after", "never"] {
-            let mut a = Assembler::new(HOLD, 1000);
+            let mut a = Assembler::new(HOLD, 10 * ONE);
             a.begin(now, 0, true);
             a.frame(now, 0, frame(1));
             if part == "before" {
@@ -341,7 +347,7 @@ mod tests {
     #[test]
     fn a_group_that_broke_off_before_its_turn_is_passed_on_as_far_as_it_came() {
         let now = start();
-        let mut a = Assembler::new(HOLD, 1000);
+        let mut a = Assembler::new(HOLD, 10 * ONE);
         a.begin(now, 1, false);
         a.frame(now, 1, frame(2));
         a.finish(now, 1, false);
@@ -358,12 +364,12 @@ mod tests {
     #[test]
     fn parts_that_wait_and_cannot_be_joined_are_bounded_too() {
         let now = start();
-        let mut a = Assembler::new(HOLD, 100);
+        let mut a = Assembler::new(HOLD, 50 * ONE);
         a.begin(now, 0, true);
         a.begin(now, 1, false);
         for seq in 0..1000 {
             a.frame(now, 1, frame(seq));
-            assert!(a.bytes <= 102);
+            assert!(a.bytes <= 50 * ONE);
         }
         assert_eq!(drain(&mut a).1, [1]);
         a.frame(now, 0, frame(1));
@@ -377,7 +383,7 @@ mod tests {
     #[test]
     fn any_index_is_borne() {
         let now = start();
-        let mut a = Assembler::new(HOLD, 1000);
+        let mut a = Assembler::new(HOLD, 10 * ONE);
         a.begin(now, u64::MAX - 1, true);
         a.begin(now, u64::MAX, true);
         a.begin(now, u64::MAX, false);
@@ -398,7 +404,7 @@ mod tests {
         fn no_frame_is_passed_on_behind_a_gap(
             shape in prop::collection::vec((any::<bool>(), prop::option::of(0..6u64)), 6),
             order in prop::collection::vec((0..6usize, 0..60u64), 0..120),
-            bound in 4..40usize,
+            bound in 2..20 * ONE,
         ) {
             let now = start();
             let mut a = Assembler::new(HOLD, bound);

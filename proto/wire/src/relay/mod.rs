@@ -18,5 +18,18 @@ mod record;
 
 pub use decode::Decoder;
 pub use groups::{Assembler, Group};
-pub use outq::{Full, OutQueue, Policy};
+pub use outq::{CONTROL_MAX, Full, OutQueue, Policy};
 pub use record::{Error, FRAME_MAX, RECORD_MAX, Record, Refusal, VERSION, encode};
+
+use weir_media::Frame;
+
+/// What a frame that waits is counted as beside its body, in bytes: itself, its place in a queue and the allocation of
+/// its body. Without it very many tiny frames would cost far more memory than any bound of bytes says.
+pub const FRAME_COST: usize = 128;
+
+const _: () = assert!(size_of::<Frame>() < FRAME_COST);
+
+/// What a frame that waits is counted as, in bytes.
+fn cost(frame: &Frame) -> usize {
+    frame.body.len() + FRAME_COST
+}

@@ -4,7 +4,11 @@ use bytes::BytesMut;
 use rustc_hash::FxHashMap;
 use weir_media::{Frame, Kind};
 
+use super::cost;
 use super::record::{Record, encode, encode_frame_head, encode_frame_part};
+
+/// Records other than frames that may wait on one connection: every channel changes its state three times.
+pub const CONTROL_MAX: usize = 65_536;
 
 /// Tracks whose configuration is kept over a skip; more than any encoder sends.
 const CONFIGS_MAX: usize = 64;
@@ -33,6 +37,7 @@ pub struct OutQueue {
     turn: VecDeque<u32>,
     bytes: usize,
     skips: u64,
+    overflowed: bool,
 }
 
 #[derive(Debug)]
@@ -53,7 +58,7 @@ struct Channel {
 }
 
 impl OutQueue {
-    /// `bound` limits each channel's frames, in bytes of their bodies.
+    /// `bound` limits each channel's frames, in bytes: their bodies, and [`super::FRAME_COST`] for each.
     pub fn new(bound: usize) -> Self {
         Self {
             bound,
@@ -62,16 +67,34 @@ impl OutQueue {
             turn: VecDeque::new(),
             bytes: 0,
             skips: 0,
+            overflowed: false,
         }
     }
 
     /// Queues a record that goes before all waiting frames. Not for ending a channel: see [`OutQueue::close`].
+    ///
+    /// Above [`CONTROL_MAX`] the peer does not read what it is told: see [`OutQueue::overflowed`].
     pub fn control(&mut self, record: Record) {
+        if self.overflowed {
+            return;
+        }
         self.control.push_back(record);
+        if self.control.len() > CONTROL_MAX {
+            *self = Self { skips: self.skips, overflowed: true, ..Self::new(self.bound) };
+        }
+    }
+
+    /// More than [`CONTROL_MAX`] records waited. All that waited was let go and nothing more is taken in, since no
+    /// record may be missing from what the peer reads: the connection is to be closed.
+    pub fn overflowed(&self) -> bool {
+        self.overflowed
     }
 
     /// Opens a channel. A number is used once in a connection's life.
     pub fn open(&mut self, channel: u32, policy: Policy) {
+        if self.overflowed {
+            return;
+        }
         let fresh = Channel {
             policy,
             frames: VecDeque::new(),
@@ -111,8 +134,8 @@ impl OutQueue {
                 return Ok(());
             }
         }
-        c.bytes += frame.body.len();
-        self.bytes += frame.body.len();
+        c.bytes += cost(&frame);
+        self.bytes += cost(&frame);
         c.frames.push_back(frame);
         if !c.queued {
             c.queued = true;
@@ -132,7 +155,7 @@ impl OutQueue {
             Some(c) if !c.frames.is_empty() => c.last = Some(record),
             _ => {
                 self.channels.remove(&channel);
-                self.control.push_back(record);
+                self.control(record);
             }
         }
     }
@@ -141,9 +164,9 @@ impl OutQueue {
     pub fn forget(&mut self, channel: u32) {
         let Some(c) = self.channels.get_mut(&channel) else { return };
         let keep = usize::from(c.sent > 0);
-        self.bytes -= c.frames.iter().skip(keep).map(|f| f.body.len()).sum::<usize>();
+        self.bytes -= c.frames.iter().skip(keep).map(cost).sum::<usize>();
         c.frames.truncate(keep);
-        c.bytes = c.frames.front().map_or(0, |f| f.body.len());
+        c.bytes = c.frames.front().map_or(0, cost);
         c.last = None;
         c.forgotten = true;
         if keep == 0 {
@@ -156,7 +179,7 @@ impl OutQueue {
         self.control.is_empty() && self.turn.is_empty()
     }
 
-    /// Bytes of bodies that wait.
+    /// What waits, in bytes as the bound counts them.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -182,11 +205,10 @@ impl OutQueue {
                 0 => encode_frame_head(out, channel, frame),
                 sent => encode_frame_part(out, channel, frame, sent),
             };
-            let length = frame.body.len();
-            if c.sent >= length {
+            if c.sent >= frame.body.len() {
                 c.sent = 0;
-                c.bytes -= length;
-                self.bytes -= length;
+                c.bytes -= cost(frame);
+                self.bytes -= cost(frame);
                 c.frames.pop_front();
             }
             if !c.frames.is_empty() {
@@ -219,7 +241,7 @@ impl Channel {
             }
         }
         self.frames = half.into_iter().chain(kept).collect();
-        self.bytes = self.frames.iter().map(|frame| frame.body.len()).sum();
+        self.bytes = self.frames.iter().map(cost).sum();
     }
 }
 
@@ -229,7 +251,7 @@ mod tests {
     use weir_media::{FrameId, Kind};
 
     use super::*;
-    use crate::relay::Decoder;
+    use crate::relay::{Decoder, FRAME_COST};
 
     fn frame(seq: u64, size: usize) -> Frame {
         let mut body = vec![0x27; size];
@@ -306,7 +328,7 @@ mod tests {
         };
         for seq in 1..=1000 {
             q.frame(1, config(seq, if seq == 1 { Kind::Audio } else { Kind::Video }), false).unwrap();
-            assert!(q.bytes() <= 1000 + 2 * 600, "{} bytes wait", q.bytes());
+            assert!(q.bytes() <= 1000 + 2 * (600 + FRAME_COST), "{} bytes wait", q.bytes());
         }
         q.frame(1, frame(1001, 10), true).unwrap();
         let seen: Vec<u64> = drain(&mut q).into_iter().map(|(_, seq)| seq).collect();
@@ -317,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_publication_is_held_not_dropped() {
-        let mut q = OutQueue::new(1000);
+        let mut q = OutQueue::new(1000 + FRAME_COST);
         q.open(1, Policy::Hold);
         q.frame(1, frame(1, 900), true).unwrap();
         assert_eq!(q.frame(1, frame(2, 900), false), Err(Full));
@@ -325,6 +347,49 @@ mod tests {
         q.close(1, Record::Close { channel: 1 });
         assert_eq!(drain(&mut q), [(1, 1), (1, 2), (1, 0)], "closed after its frames");
         assert!(q.has_room(1));
+    }
+
+    #[test]
+    fn tiny_frames_are_counted_as_what_they_cost() {
+        let most = 100_000 / FRAME_COST;
+        let mut held = OutQueue::new(100_000);
+        held.open(1, Policy::Hold);
+        let taken = (1..).take_while(|&seq| held.frame(1, frame(seq, 2), seq == 1).is_ok()).count();
+        assert!((most - most / 10..=most).contains(&taken), "{taken} frames of two bytes");
+        let mut skipped = OutQueue::new(100_000);
+        skipped.open(1, Policy::Skip);
+        for seq in 0..100_000 {
+            skipped.frame(1, frame(seq, 2), false).unwrap();
+            assert!(skipped.channels[&1].frames.len() <= most + 1);
+        }
+        assert_eq!(skipped.skips(), 1);
+    }
+
+    #[test]
+    fn of_records_that_are_not_read_no_more_than_the_limit_wait_and_the_caller_learns_it() {
+        let mut q = OutQueue::new(1000);
+        q.open(1, Policy::Hold);
+        q.frame(1, frame(1, 100), true).unwrap();
+        for channel in 0..CONTROL_MAX as u32 {
+            q.control(Record::Idle { channel });
+        }
+        assert!(!q.overflowed());
+        let mut out = BytesMut::new();
+        q.fill(&mut out, 1);
+        assert_eq!(out.len(), CONTROL_MAX * 8, "all of them are written");
+        for channel in 0..CONTROL_MAX as u32 {
+            q.control(Record::Idle { channel });
+        }
+        // What ends a channel counts, too.
+        q.close(2, Record::Close { channel: 2 });
+        assert!(q.overflowed());
+        q.open(3, Policy::Hold);
+        for n in 0..1000 {
+            q.control(Record::Idle { channel: n });
+            q.frame(1, frame(2, 100), false).unwrap();
+            q.frame(3, frame(2, 100), false).unwrap();
+        }
+        assert!(q.overflowed() && q.is_empty() && q.bytes() == 0, "nothing waits on a connection that is to be closed");
     }
 
     #[test]

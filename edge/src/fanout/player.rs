@@ -256,23 +256,27 @@ impl Player {
         }
         loop {
             self.step(log);
-            let (at, slice) = match self.place {
-                Place::Reading(at) => (at, log.read(at)),
+            let (at, [slice, beyond]) = match self.place {
+                Place::Reading(at) => (at, log.read_on(at)),
                 Place::Finishing { at, until, .. } => {
-                    let slice = log.read(at);
-                    let left = usize::try_from(until - at).unwrap_or(usize::MAX);
-                    (at, slice.get(..left).unwrap_or(slice))
+                    let left = usize::try_from(until.saturating_sub(at)).unwrap_or(usize::MAX);
+                    let [slice, beyond] = log.read_on(at);
+                    let rest = left.saturating_sub(slice.len());
+                    (at, [slice.get(..left).unwrap_or(slice), beyond.get(..rest).unwrap_or(beyond)])
                 }
-                Place::Waiting(_) | Place::Paused { .. } => (0, &[][..]),
+                Place::Waiting(_) | Place::Paused { .. } => (0, [&[][..]; 2]),
             };
-            let wanted = self.front.len() + slice.len();
+            let wanted = self.front.len() + slice.len() + beyond.len();
             if wanted == 0 {
                 return Progress::Done;
             }
-            let written = if self.front.is_empty() {
+            // Lists cost more than contiguous bytes, and less than a second write.
+            let written = if self.front.is_empty() && beyond.is_empty() {
                 self.socket.try_write(slice)
             } else {
-                self.socket.try_write_vectored(&[IoSlice::new(&self.front), IoSlice::new(slice)])
+                let list = [IoSlice::new(&self.front), IoSlice::new(slice), IoSlice::new(beyond)];
+                let list = if self.front.is_empty() { list.get(1..).unwrap_or_default() } else { &list };
+                self.socket.try_write_vectored(list)
             };
             let written = match written {
                 Ok(n) => n,

@@ -1,6 +1,6 @@
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -14,14 +14,19 @@ use crate::stream::Stream;
 /// How often the busy share is looked at.
 const SAMPLE: Duration = Duration::from_millis(100);
 
+/// How long before a round the publishers are read whose frames wait for it: time for the way to the origin and back.
+const LEAD: Duration = Duration::from_millis(3);
+
 /// The worker's one round clock: which streams have new bytes, and when they are written.
 ///
-/// A stream with an `mw_latency` is written at the next multiple of it, so that all such streams are written in one
-/// burst; with none, as soon as a batch of frames was taken in. The streams of `auto` are written together, at once or as
+/// A stream with an `mw_latency` is written at the next multiple of it, counted from the start of UNIX time: all such
+/// streams are written in one burst, and other workers know when. With none, as soon as a batch of frames was taken in. The streams of `auto` are written together, at once or as
 /// long after their last round as [`Pace`] says.
 #[derive(Debug)]
 pub(crate) struct Rounds {
     start: Instant,
+    /// UNIX time at `start`.
+    phase: Duration,
     at_once: RefCell<Vec<Rc<Stream>>>,
     auto: RefCell<Vec<Rc<Stream>>>,
     last_auto: Cell<Instant>,
@@ -39,6 +44,7 @@ impl Rounds {
         let now = Instant::now();
         Self {
             start: now,
+            phase: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
             at_once: RefCell::default(),
             auto: RefCell::default(),
             last_auto: Cell::new(now),
@@ -72,11 +78,25 @@ impl Rounds {
             Auto::Is(Duration::ZERO) => return self.at_once.borrow_mut().push(stream.clone()),
             Auto::Is(latency) => latency,
         };
-        let period = latency.as_nanos().max(1);
-        let rounds = self.start.elapsed().as_nanos() / period + 1;
-        let due = self.start + Duration::from_nanos(u64::try_from(rounds * period).unwrap_or(u64::MAX));
+        let due = self.multiple(latency, Duration::ZERO);
         self.timed.borrow_mut().push((due, stream.clone()));
         self.wake.notify_one();
+    }
+
+    /// The next multiple of `period` that is more than `lead` away.
+    fn multiple(&self, period: Duration, lead: Duration) -> Instant {
+        let now = self.phase + self.start.elapsed();
+        let period = period.as_nanos().max(1);
+        let into = (now + lead).as_nanos() % period;
+        Instant::now() + lead + Duration::from_nanos(u64::try_from(period - into).unwrap_or(u64::MAX))
+    }
+
+    /// When publishers are to be read whose frames go out in rounds of `latency`: a little before each round, and in
+    /// between so often that no more than `longest` passes.
+    pub(crate) fn reading(&self, latency: Duration, longest: Duration) -> Instant {
+        let parts = latency.as_nanos().div_ceil(longest.as_nanos().max(1)).max(1);
+        let period = latency / u32::try_from(parts).unwrap_or(u32::MAX);
+        self.multiple(period, LEAD) - LEAD
     }
 
     /// Writes the streams that do not wait. Called after each batch of frames.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::TcpStream;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use weir_wire::rtmp::{self, Event, Output, Server};
@@ -38,8 +38,8 @@ pub(crate) struct Feed {
     socket: TcpStream,
     machine: Rc<RefCell<Server>>,
     publication: Rc<Publication>,
-    /// Whether frames must not wait to be read.
-    prompt: bool,
+    /// How long its frames may wait to be written with others, where the vhost says so.
+    latency: Option<Duration>,
     /// Its place among those that are read.
     key: Cell<Option<usize>>,
     started: Cell<bool>,
@@ -61,13 +61,13 @@ impl Feed {
         socket: TcpStream,
         machine: Rc<RefCell<Server>>,
         publication: Rc<Publication>,
-        prompt: bool,
+        latency: Option<Duration>,
     ) -> Rc<Self> {
         Rc::new(Self {
             socket,
             machine,
             publication,
-            prompt,
+            latency,
             key: Cell::new(None),
             started: Cell::new(false),
             last_media: Cell::new(Instant::now()),
@@ -81,8 +81,8 @@ impl Feed {
         &self.socket
     }
 
-    pub(super) fn prompt(&self) -> bool {
-        self.prompt
+    pub(super) fn latency(&self) -> Option<Duration> {
+        self.latency
     }
 
     pub(super) fn key(&self) -> Option<usize> {

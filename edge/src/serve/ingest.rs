@@ -2,10 +2,13 @@
 //! not.
 //!
 //! They lie in an epoll set of their own. While the worker has time the set is watched by the runtime, as any socket is.
-//! When its round clock says that frames may wait, nobody watches the set: it is looked at once a round. A message that
-//! comes then wakes nobody, and all that came since is one read a publisher and one write to the relay.
+//! When its round clock says that frames may wait, or the vhosts of all publishers do, nobody watches the set: it is looked
+//! at once a round. A message that comes then wakes nobody, and all that came since is one read a publisher and one write
+//! to the relay.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -27,7 +30,10 @@ use crate::fanout::Rounds;
 use crate::hub::{Hub, Stats, add};
 
 /// The longest time between two looks: beyond it little more is gained, since a publisher's messages come that often.
-pub(crate) const LONGEST: Duration = Duration::from_millis(40);
+const LONGEST: Duration = Duration::from_millis(40);
+
+/// With an `mw_latency` below this, publishers are read at once.
+const SHORTEST: Duration = Duration::from_millis(10);
 
 /// Sockets that one look at the set tells of.
 const BATCH: usize = 256;
@@ -40,8 +46,8 @@ const TURN: Duration = Duration::from_millis(5);
 pub(crate) struct Ingest {
     epoll: Epoll,
     feeds: RefCell<Slab<Rc<Feed>>>,
-    /// How many of them must not wait for a round.
-    prompt: Cell<usize>,
+    /// How many of them have which latency; `None` is `auto`.
+    latencies: RefCell<BTreeMap<Option<Duration>, usize>>,
     rounds: Rc<Rounds>,
     stats: Rc<Stats>,
     scratch: RefCell<Vec<u8>>,
@@ -57,7 +63,7 @@ impl Ingest {
         let ingest = Rc::new(Self {
             epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?,
             feeds: RefCell::default(),
-            prompt: Cell::new(0),
+            latencies: RefCell::default(),
             rounds: hub.rounds().clone(),
             stats: hub.stats().clone(),
             scratch: RefCell::new(vec![0; READ]),
@@ -82,7 +88,7 @@ impl Ingest {
             return Err(error.into());
         }
         feed.set_key(Some(key));
-        self.prompt.set(self.prompt.get() + usize::from(feed.prompt()));
+        *self.latencies.borrow_mut().entry(feed.latency()).or_default() += 1;
         self.changed.notify_one();
         Ok(())
     }
@@ -93,13 +99,31 @@ impl Ingest {
         feed.set_key(None);
         self.epoll.delete(feed.socket()).ok();
         self.feeds.borrow_mut().try_remove(key);
-        self.prompt.set(self.prompt.get() - usize::from(feed.prompt()));
+        if let Entry::Occupied(mut count) = self.latencies.borrow_mut().entry(feed.latency()) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 
-    /// How long what came may wait for more; `None`: not at all.
-    fn period(&self) -> Option<Duration> {
-        let round = self.rounds.pace().round();
-        (self.prompt.get() == 0 && !round.is_zero()).then(|| round.min(LONGEST))
+    /// When they are read next, if they were last read at `last`; `None`: whenever something comes.
+    fn due(&self, last: Instant) -> Option<Instant> {
+        let latencies = self.latencies.borrow();
+        let auto = latencies.contains_key(&None);
+        let shortest = latencies.keys().find_map(|latency| *latency);
+        if shortest.is_some_and(|latency| latency < SHORTEST) {
+            return None;
+        }
+        let round = self.rounds.pace().round().min(LONGEST);
+        match shortest {
+            _ if auto && round.is_zero() => None,
+            None => Some(last + round),
+            Some(latency) => {
+                let reading = self.rounds.reading(latency, LONGEST);
+                Some(if auto { reading.min(last + round) } else { reading })
+            }
+        }
     }
 
     async fn run(self: Rc<Self>) {
@@ -107,8 +131,8 @@ impl Ingest {
         loop {
             if self.feeds.borrow().is_empty() {
                 self.changed.notified().await;
-            } else if let Some(period) = self.period() {
-                sleep_until(last + period).await;
+            } else if let Some(due) = self.due(last) {
+                sleep_until(due).await;
             } else if let Err(error) = self.watch().await {
                 error!(%error, "publishers cannot be waited for; they are read at intervals");
                 sleep_until(last + LONGEST).await;
@@ -125,7 +149,7 @@ impl Ingest {
         // SAFETY: the set's descriptor is open for as long as `self` is borrowed, and a borrowed one never changes.
         let watched = unsafe { AsyncFd::register_with_interest(self.epoll.0.as_fd(), Interest::READABLE) };
         let watched = watched.map_err(|failed| failed.into_parts().1)?;
-        while !self.feeds.borrow().is_empty() && self.period().is_none() {
+        while !self.feeds.borrow().is_empty() && self.due(Instant::now()).is_none() {
             let mut ready = watched.readable().await?;
             // Before it is looked at: what comes in the meantime says so again.
             ready.clear_ready();

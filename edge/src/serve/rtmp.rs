@@ -19,7 +19,6 @@ use weir_wire::rtmp::{
 };
 
 use super::feed::{Feed, Stop};
-use super::ingest;
 use super::{Client, Context};
 use crate::fanout::{CloseReason, Format, Start};
 use crate::hub::{Counted, add};
@@ -291,12 +290,10 @@ impl Session {
 
     async fn publish(&mut self, request: &StreamRequest) -> Result<(), Done> {
         self.stop().await?;
-        let Some((name, rules, prompt)) = self.resolve(request).and_then(|name| {
+        let Some((name, rules, latency)) = self.resolve(request).and_then(|name| {
             let config = self.cx.hub.config();
             let (_, vhost) = config.vhost(&name.vhost)?;
-            // Who asks for less than the longest wait does not want any.
-            let prompt = vhost.play.mw_latency.value().is_some_and(|latency| latency < ingest::LONGEST);
-            Some((name, vhost.publish.clone(), prompt))
+            Some((name, vhost.publish.clone(), vhost.play.mw_latency.value()))
         }) else {
             return Ok(self
                 .machine
@@ -321,7 +318,7 @@ impl Session {
         self.named = name.to_string();
         let count = Counted::new(self.cx.hub.stats(), |s| &s.publishers);
         let socket = self.client.detach().await?;
-        let feed = Feed::new(socket, self.machine.clone(), publication, prompt);
+        let feed = Feed::new(socket, self.machine.clone(), publication, latency);
         self.role = Role::Publisher { feed, rules, _count: count };
         Ok(self.machine.borrow_mut().accept_publish()?)
     }

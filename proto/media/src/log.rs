@@ -85,6 +85,13 @@ impl Log {
         self.blocks.get(distance / BLOCK).and_then(|b| b.get(distance % BLOCK..)).unwrap_or(&[])
     }
 
+    /// The bytes from `at` on as far as two blocks reach: where a round's bytes lie across a boundary, the second is not
+    /// empty.
+    pub fn read_on(&self, at: u64) -> [&[u8]; 2] {
+        let first = self.read(at);
+        [first, self.read(at.saturating_add(first.len() as u64))]
+    }
+
     /// Whether the byte at `at` can still be read, or is the next to be written.
     pub fn holds(&self, at: u64) -> bool {
         (self.first..=self.end).contains(&at)

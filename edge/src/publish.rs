@@ -304,7 +304,7 @@ mod tests {
             let (action, at) = next_action(&mut p, now);
             assert_eq!(action, Action::Claim(Some(FrameId { epoch: 7, seq: p.next.seq })));
             assert_eq!(at, now + CLAIM_AGAIN, "after a pause from when it was said");
-            assert_eq!(p.next_frame().unwrap().1, false, "named and kept");
+            assert!(!p.next_frame().unwrap().1, "named and kept");
             now = at;
         }
         p.claimed(FIRST, 0);

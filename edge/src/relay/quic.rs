@@ -14,6 +14,10 @@ use super::Link;
 use super::carrier::{self, Lost};
 use super::groups::Groups;
 
+/// How long it may take until an origin's name is resolved. The system's resolver has its own idea of that, which may be
+/// half a minute.
+const RESOLVE_WITHIN: Duration = Duration::from_secs(3);
+
 /// How long a handshake may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 
@@ -43,8 +47,7 @@ impl Client {
 
     /// Connects to an origin and serves the link until it is lost.
     pub(super) async fn connect(&self, link: &Rc<Link>, name: &str, host: &str, port: u16) -> Result<(), Lost> {
-        let address = tokio::net::lookup_host((host, port)).await?.next().ok_or(io::ErrorKind::NotFound);
-        let address = address.map_err(io::Error::from)?;
+        let address = resolve(tokio::net::lookup_host((host, port)), RESOLVE_WITHIN).await?;
         let endpoint = match (&self.v6, address) {
             (Some(v6), SocketAddr::V6(_)) => v6,
             _ => &self.v4,
@@ -79,5 +82,48 @@ impl Client {
             lost = accept => Err(lost),
             () = groups.tick() => Ok(()),
         }
+    }
+}
+
+/// The first address that a look-up finds.
+///
+/// # Errors
+/// It failed, found none, or took longer than `within`.
+async fn resolve<A>(lookup: impl Future<Output = io::Result<A>>, within: Duration) -> io::Result<SocketAddr>
+where
+    A: Iterator<Item = SocketAddr>,
+{
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("its name was not resolved within {within:?}"));
+    let mut found = tokio::time::timeout(within, lookup).await.map_err(late)??;
+    found.next().ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its name has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_secs(10);
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async { tokio::time::timeout(SOON, test).await.expect("it waits for ever") })
+    }
+
+    #[test]
+    fn a_look_up_that_never_ends_is_given_up() {
+        let never = pending::<io::Result<std::vec::IntoIter<SocketAddr>>>();
+        let error = run(resolve(never, Duration::from_millis(20))).unwrap_err();
+        assert_eq!(error.to_string(), "its name was not resolved within 20ms");
+    }
+
+    #[test]
+    fn the_first_address_is_taken_and_none_is_an_error() {
+        let two: [SocketAddr; 2] = ["127.0.0.1:5".parse().unwrap(), "127.0.0.2:5".parse().unwrap()];
+        assert_eq!(run(resolve(async { Ok(two.into_iter()) }, SOON)).unwrap(), two[0]);
+        assert_eq!(run(resolve(tokio::net::lookup_host(("127.0.0.1", 5)), SOON)).unwrap(), two[0]);
+        let none = run(resolve(async { Ok(std::iter::empty()) }, SOON)).unwrap_err();
+        assert_eq!(none.kind(), io::ErrorKind::NotFound);
     }
 }

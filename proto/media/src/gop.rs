@@ -174,8 +174,9 @@ impl Gop {
                 frame.info.keyframe
             }
             Kind::Audio if !frame.info.config => {
-                let sound_alone = self.video_dts.is_none_or(|v| frame.dts - v > VIDEO_GONE);
-                sound_alone && self.group_dts.is_none_or(|g| frame.dts - g >= AUDIO_GROUP || frame.dts < g)
+                let sound_alone = self.video_dts.is_none_or(|v| frame.dts.saturating_sub(v) > VIDEO_GONE);
+                sound_alone
+                    && self.group_dts.is_none_or(|g| frame.dts.saturating_sub(g) >= AUDIO_GROUP || frame.dts < g)
             }
             _ => false,
         }
@@ -184,7 +185,7 @@ impl Gop {
     fn over_limits(&self, dts: i64) -> bool {
         self.bytes > self.limits.bytes
             || self.frames.len() > self.limits.frames
-            || self.group_dts.is_some_and(|g| dts - g > self.limits.duration)
+            || self.group_dts.is_some_and(|g| dts.saturating_sub(g) > self.limits.duration)
     }
 }
 
@@ -193,6 +194,7 @@ mod tests {
     use super::*;
     use crate::FrameId;
     use bytes::Bytes;
+    use proptest::prelude::*;
 
     const LIMITS: GopLimits = GopLimits { bytes: 1000, frames: 10, duration: 5_000_000 };
 
@@ -254,6 +256,31 @@ mod tests {
             assert_eq!((gop.frames().count(), gop.bytes()), (0, 0));
             assert!(gop.push(&frame(9, Kind::Video, 6000, KEY)), "and the next one counts again");
             assert!(gop.joinable());
+        }
+    }
+
+    proptest! {
+        /// Times of frames are whatever a peer says; they neither overflow nor lift a limit.
+        #[test]
+        fn any_times_are_borne(
+            frames in prop::collection::vec(
+                (prop_oneof![Just(i64::MIN), Just(i64::MAX), any::<i64>(), -9_000_000..9_000_000i64], 0..4usize),
+                0..40,
+            ),
+        ) {
+            let mut gop = Gop::new(LIMITS);
+            for (seq, (dts, what)) in (0..).zip(frames) {
+                let (kind, body) =
+                    [(Kind::Video, KEY), (Kind::Video, INTER), (Kind::Video, HEAD), (Kind::Audio, SOUND)][what];
+                let frame = Frame::new(FrameId { epoch: 1, seq }, kind, dts, Bytes::from_static(body));
+                let starts = gop.push(&frame);
+                prop_assert!(starts || what != 0, "a key frame starts a group whatever its time");
+                prop_assert!(gop.joinable() == (gop.frames().count() > 0) && gop.frames().count() <= LIMITS.frames);
+                prop_assert_eq!(gop.bytes(), gop.frames().map(|f| f.body.len()).sum::<usize>());
+                if let Some(first) = gop.frames().next() {
+                    prop_assert!(i128::from(dts) - i128::from(first.dts) <= i128::from(LIMITS.duration));
+                }
+            }
         }
     }
 

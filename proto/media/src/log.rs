@@ -120,7 +120,7 @@ impl Log {
             return 0;
         }
         let i = self.marks.partition_point(|m| m.at <= at);
-        self.marks.get(i.saturating_sub(1)).map_or(0, |m| self.last_dts - m.dts)
+        self.marks.get(i.saturating_sub(1)).map_or(0, |m| self.last_dts.saturating_sub(m.dts))
     }
 
     /// Lets blocks go that lie wholly before both `slowest` (the smallest offset anybody reads at) and the newest
@@ -214,6 +214,19 @@ mod tests {
         assert_eq!(log.join_after(6).map(|j| j.0), None);
         assert_eq!((log.boundary(0), log.boundary(1), log.boundary(3), log.boundary(6)), (0, 3, 3, 8));
         assert_eq!((log.lag(0), log.lag(2), log.lag(3), log.lag(8)), (20, 20, 10, 0));
+    }
+
+    #[test]
+    fn any_times_are_borne() {
+        let mut log = Log::new();
+        for dts in [i64::MIN, i64::MAX, i64::MIN] {
+            log.append(dts, None, b"abc");
+            for at in 0..=log.end() + 1 {
+                log.lag(at);
+            }
+        }
+        log.append(i64::MAX, None, b"abc");
+        assert_eq!(log.lag(0), i64::MAX);
     }
 
     #[test]

@@ -15,46 +15,41 @@ const STEP: i64 = 10_000;
 /// restarted its clock, a corrupt field) is replaced by 10 ms, and what follows continues from there.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeline {
-    /// Stream time minus unwrapped publisher time.
-    offset: i64,
-    last: Option<Last>,
     base: i64,
+    /// The newest frame.
+    last: Option<Last>,
     repairs: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Last {
     raw: u32,
-    unwrapped: i64,
     out: i64,
 }
 
 impl Timeline {
-    /// The first frame will have the time `base`, in microseconds.
+    /// The first frame will have the time `base`, in microseconds; a negative one counts as 0.
     pub fn new(base: i64) -> Self {
-        Self { offset: 0, last: None, base, repairs: 0 }
+        Self { base: base.max(0), last: None, repairs: 0 }
     }
 
-    /// The stream's time for a timestamp as the publisher sent it.
+    /// The stream's time for a timestamp as the publisher sent it; never negative.
     pub fn map(&mut self, timestamp_ms: u32) -> i64 {
         let Some(last) = self.last else {
-            let unwrapped = i64::from(timestamp_ms) * 1000;
-            self.offset = self.base - unwrapped;
-            self.last = Some(Last { raw: timestamp_ms, unwrapped, out: self.base });
+            self.last = Some(Last { raw: timestamp_ms, out: self.base });
             return self.base;
         };
         #[expect(clippy::cast_possible_wrap, reason = "serial number arithmetic")]
-        let step = i64::from(timestamp_ms.wrapping_sub(last.raw) as i32) * 1000;
-        let unwrapped = last.unwrapped + step;
-        let mut out = unwrapped + self.offset;
-        if out < last.out - BACK_MAX || out > last.out + FORWARD_MAX {
+        let mut step = i64::from(timestamp_ms.wrapping_sub(last.raw) as i32) * 1000;
+        if !(-BACK_MAX..=FORWARD_MAX).contains(&step) {
             self.repairs += 1;
-            out = last.out + STEP;
-            self.offset = out - unwrapped;
+            step = STEP;
         }
+        // No publisher lives long enough to get there from a base that an origin grants.
+        let out = last.out.saturating_add(step);
         // The reference only moves forward: small steps back are measured from the newest frame, not from each other.
-        if out >= last.out {
-            self.last = Some(Last { raw: timestamp_ms, unwrapped, out });
+        if step >= 0 {
+            self.last = Some(Last { raw: timestamp_ms, out });
         }
         out.max(0)
     }
@@ -67,6 +62,8 @@ impl Timeline {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn run(base: i64, stamps: &[u32]) -> Vec<i64> {
@@ -99,5 +96,38 @@ mod tests {
     #[test]
     fn never_negative() {
         assert_eq!(run(0, &[100, 50]), [0, 0]);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_for_ever_overflows_nothing() {
+        for jump in [i32::MAX as u32, i32::MIN as u32] {
+            let mut line = Timeline::new(0);
+            // So many jumps of 24 days are more than 64 bits of microseconds.
+            let (mut raw, jumps) = (0u32, 5_000_000);
+            for _ in 0..=jumps {
+                line.map(raw);
+                raw = raw.wrapping_add(jump);
+            }
+            assert_eq!((line.repairs(), line.last.unwrap().out), (jumps, jumps as i64 * STEP));
+        }
+    }
+
+    proptest! {
+        /// Whatever a publisher's clock and an origin's base are.
+        #[test]
+        fn any_clock_gives_steps_within_bounds(
+            base in prop_oneof![Just(i64::MIN), Just(i64::MAX), any::<i64>(), 0..9_000_000i64],
+            stamps in prop::collection::vec(prop_oneof![any::<u32>(), 0..100_000u32], 1..60),
+        ) {
+            let mut line = Timeline::new(base);
+            let mut newest = line.map(stamps[0]);
+            prop_assert_eq!(newest, base.max(0));
+            for stamp in &stamps[1..] {
+                let out = line.map(*stamp);
+                prop_assert!(out >= 0 && out >= newest.saturating_sub(BACK_MAX));
+                prop_assert!(out <= newest.saturating_add(FORWARD_MAX));
+                newest = newest.max(out);
+            }
+        }
     }
 }

@@ -188,7 +188,8 @@ impl Publish {
             Again::Asked => Some(self.created),
             Again::At(at) => Some(at),
         };
-        self.actions.pop_front().unwrap_or(Action::Wait(until.into_iter().chain(again).min()))
+        let wait = Action::Wait(until.into_iter().chain(again).min());
+        self.actions.pop_front().unwrap_or(wait)
     }
 
     fn claim(&mut self) {

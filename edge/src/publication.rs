@@ -78,10 +78,15 @@ impl Publication {
                     _ => Instant::now(),
                 }
             };
-            if tokio::time::timeout_at(deadline.into(), self.changed.notified()).await.is_err() {
-                self.inner.borrow_mut().publish.handle_timeout(Instant::now());
-                self.drive();
-            }
+            self.changed_until(deadline).await;
+        }
+    }
+
+    /// Waits until something changes, or the time comes that the states wait for.
+    async fn changed_until(self: &Rc<Self>, deadline: Instant) {
+        if tokio::time::timeout_at(deadline.into(), self.changed.notified()).await.is_err() {
+            self.inner.borrow_mut().publish.handle_timeout(Instant::now());
+            self.drive();
         }
     }
 
@@ -91,12 +96,16 @@ impl Publication {
     }
 
     /// Returns when the publication ends other than by its client.
-    pub(crate) async fn end(&self) -> Ended {
+    pub(crate) async fn end(self: &Rc<Self>) -> Ended {
         loop {
             if let Some(ended) = self.ended() {
                 return ended;
             }
-            self.changed.notified().await;
+            let wait = self.inner.borrow_mut().publish.poll();
+            match wait {
+                Action::Wait(Some(deadline)) => self.changed_until(deadline).await,
+                _ => self.changed.notified().await,
+            }
         }
     }
 
@@ -170,7 +179,13 @@ impl Publication {
                 Action::Granted(_, base) => self.inner.borrow_mut().timeline = Some(Timeline::new(base)),
                 Action::Replay => self.replay(),
                 Action::End(ended) => self.inner.borrow_mut().ended = Some(ended),
-                Action::Wait(_) => break,
+                Action::Wait(until) => {
+                    if until.is_some() {
+                        // Who waits learns the time that is waited for now.
+                        self.changed.notify_one();
+                    }
+                    break;
+                }
             }
             self.changed.notify_one();
         }
@@ -200,5 +215,55 @@ impl Drop for Publication {
         if let Some(hub) = self.hub.upgrade() {
             hub.publish_memory(inner.gop.bytes(), 0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::directory::Directory;
+    use std::time::Duration;
+    use weir_media::FrameId;
+    use weir_wire::relay::Refusal;
+
+    #[test]
+    fn a_claim_refused_for_a_reason_that_passes_is_sent_again_before_and_after_the_grant() {
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
+        rt.block_on(async {
+            let hub = Hub::new(Rc::default(), Directory::new(&[], 1));
+            let link = Link::new(Rc::downgrade(&hub), 0, 1 << 20);
+            let name = StreamName { vhost: "v".into(), app: "a".into(), stream: "s".into() };
+            let p = Publication::new(&hub, name, 0, link);
+            p.link_changed(true);
+            let refuse = |refusal| p.record(Record::Refused { channel: 1, refusal, reason: String::new() });
+            // The claim on the first link is never answered.
+            p.link_changed(false);
+            p.link_changed(true);
+            let first = p.inner.borrow().channel;
+            let claimed_again = async |first| {
+                let again = async {
+                    while p.inner.borrow().channel == first {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                };
+                tokio::time::timeout(Duration::from_secs(5), again).await.expect("claimed again");
+            };
+            let watch = async {
+                refuse(Refusal::Busy);
+                claimed_again(first).await;
+                p.record(Record::Claimed { channel: 2, first: FrameId { epoch: 1, seq: 1 }, base: 0 });
+            };
+            let (granted, ()) = tokio::join!(p.granted(), watch);
+            granted.unwrap();
+            let first = p.inner.borrow().channel;
+            let watch = async {
+                refuse(Refusal::Closing);
+                claimed_again(first).await;
+                refuse(Refusal::Stale);
+            };
+            let (ended, ()) = tokio::join!(p.end(), watch);
+            assert_eq!(ended, Ended::Refused(Refusal::Stale, String::new()));
+        });
+        rt.shutdown_background();
     }
 }

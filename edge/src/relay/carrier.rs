@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use weir_wire::relay::{self, Decoder, Record, VERSION};
+use weir_wire::relay::{self, CONTROL_MAX, Decoder, Record, VERSION};
 
 use super::Link;
 
@@ -29,6 +29,8 @@ pub(super) enum Lost {
     Version(u16),
     #[error("the origin did not say hello")]
     NoHello,
+    #[error("the origin did not read {CONTROL_MAX} records")]
+    Unread,
     #[error("the origin has another address now, or was lost")]
     Moved,
     #[error("an origin on another host needs cluster.tls")]
@@ -96,6 +98,9 @@ async fn read<R: AsyncRead + Unpin>(
 async fn write<W: AsyncWrite + Unpin>(link: &Rc<Link>, writer: &mut W) -> Result<(), Lost> {
     let mut batch = BytesMut::new();
     loop {
+        if link.out.borrow().overflowed() {
+            return Err(Lost::Unread);
+        }
         link.out.borrow_mut().fill(&mut batch, BATCH);
         if batch.is_empty() {
             link.wake.notified().await;

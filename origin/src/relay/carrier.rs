@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
-use weir_wire::relay::{self, Decoder, Record, VERSION};
+use weir_wire::relay::{self, CONTROL_MAX, Decoder, Record, VERSION};
 
-use super::{CONTROL_MAX, Carrier, Peer, Relay};
+use super::{Carrier, Peer, Relay};
 use crate::hub::Offence;
 
 /// Bytes of one write; a read takes a quarter of it.

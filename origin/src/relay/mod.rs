@@ -33,9 +33,6 @@ pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections of edge workers, greeted or not; more are closed.
 const PEERS_MAX: usize = 4096;
 
-/// Records other than frames that may wait for an edge: every channel of a connection changes its state three times.
-const CONTROL_MAX: usize = 65_536;
-
 /// How often it is looked whether subscriptions were skipped.
 const SKIPS_EVERY: Duration = Duration::from_secs(5);
 
@@ -79,9 +76,7 @@ struct Peer {
     out: RefCell<OutQueue>,
     /// Something waits to be written.
     wake: Notify,
-    /// Records other than frames that wait.
-    controls: Cell<usize>,
-    /// They are too many.
+    /// Too many records other than frames wait.
     overflow: Notify,
     carrier: Carrier,
     group_skips: Rc<Cell<u64>>,
@@ -91,18 +86,14 @@ struct Peer {
 
 impl Peer {
     fn control(&self, record: Record) {
-        self.controls.set(self.controls.get() + 1);
-        if self.controls.get() > CONTROL_MAX {
-            return self.overflow.notify_one();
-        }
-        self.out.borrow_mut().control(record);
-        self.wake.notify_one();
+        let mut out = self.out.borrow_mut();
+        out.control(record);
+        if out.overflowed() { self.overflow.notify_one() } else { self.wake.notify_one() }
     }
 
     /// Takes what is to be written next: all records but frames, and about `budget` bytes.
     fn fill(&self, batch: &mut BytesMut, budget: usize) {
         self.out.borrow_mut().fill(batch, budget);
-        self.controls.set(0);
     }
 
     /// Returns when it does not read what it is told.
@@ -213,7 +204,6 @@ impl Relay {
             name,
             out: RefCell::new(OutQueue::new(self.limits.queue)),
             wake: Notify::new(),
-            controls: Cell::new(0),
             overflow: Notify::new(),
             carrier,
             group_skips: Rc::default(),

@@ -1,0 +1,197 @@
+//! The command line.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand};
+
+use crate::clock::SECOND;
+use crate::drive::{self, Load, Outcome, Plan};
+use crate::machine;
+use crate::play::{self, Play};
+use crate::report::{Report, Requirement};
+use crate::target::Target;
+use crate::usage;
+
+/// Connections opened a second where --ramp does not say.
+const OPEN_PER_SECOND: f64 = 500.0;
+/// Between the last connection that begins and the steady part, nanoseconds: what a server sends a newcomer at once
+/// is not its rate.
+const SETTLE: u64 = SECOND;
+/// The longest time that an option can give, seconds.
+const SECONDS_MAX: f64 = 1e7;
+/// Something was lost, or a requirement not met.
+const LOST: u8 = 1;
+/// Nothing was done.
+const USAGE: u8 = 2;
+
+/// Measures live-streaming servers: weir, and others the same way
+#[derive(Debug, Parser)]
+#[command(name = "weir-loadtest", version)]
+#[command(after_help = "Exit codes: 0 all well; 1 something was lost (failed, disconnected, gaps, skips, late) or a \
+    --require was not met; 2 nothing was done. Ctrl-C ends a run with its report.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Play a stream, or many, with many players
+    #[command(after_help = "Example: a thousand players of ten streams, and what the server uses meanwhile\n  \
+        weir-loadtest play 'rtmp://127.0.0.1/live/s{i}' --players 1000 --streams 10 --pids $(pidof weir | tr ' ' ,)")]
+    Play(PlayArgs),
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct Output {
+    /// Print one JSON object on standard output, and nothing else there
+    #[arg(long)]
+    json: bool,
+    /// What a figure must be, such as 'gaps==0' or 'cpu_percent<20'; repeatable
+    #[arg(long, value_name = "NAME OP NUMBER")]
+    require: Vec<Requirement>,
+}
+
+/// What the commands that load a running server take.
+#[derive(Debug, Args)]
+struct Common {
+    #[command(flatten)]
+    output: Output,
+    /// Processes of the server, which are measured with all their descendants
+    #[arg(long, value_name = "PID,...", value_delimiter = ',')]
+    pids: Vec<i32>,
+    /// Keep this process on one CPU
+    #[arg(long, value_name = "CPU")]
+    cpu: Option<usize>,
+    /// Length of the steady part
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    duration: u64,
+}
+
+#[derive(Debug, Args)]
+struct PlayArgs {
+    /// rtmp://host[:port]/app/stream or http://host[:port]/app/stream.flv; {i} is the number of the stream
+    url: String,
+    /// How many players
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    players: u32,
+    /// Player i plays stream i modulo M; without it each player's {i} is its own
+    #[arg(long, value_name = "M", default_value_t = 0, hide_default_value = true)]
+    streams: u32,
+    /// Time over which the players are opened; 500 a second without it
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    ramp: Option<u64>,
+    /// So many of the players read slowly; what becomes of them is reported apart, and is no loss
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, requires = "slow_kbps")]
+    slow: u32,
+    /// What a slow player reads, in kbit/s
+    #[arg(long, value_name = "K", default_value_t = 0, hide_default_value = true, requires = "slow")]
+    slow_kbps: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+/// Seconds, also with a fraction, as nanoseconds.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the range that is checked")]
+fn parse_seconds(text: &str) -> Result<u64, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    if (0.0..=SECONDS_MAX).contains(&seconds) {
+        Ok((seconds * SECOND as f64) as u64)
+    } else {
+        Err(format!("not between 0 and {SECONDS_MAX} seconds"))
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count over a rate")]
+fn ramp(given: Option<u64>, count: u32) -> u64 {
+    given.unwrap_or((f64::from(count) / OPEN_PER_SECOND * SECOND as f64) as u64)
+}
+
+/// Runs what the command line says.
+pub(crate) fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Play(args) => play(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("weir-loadtest: {error:#}");
+        ExitCode::from(USAGE)
+    })
+}
+
+fn play(args: &PlayArgs) -> anyhow::Result<ExitCode> {
+    if args.slow > args.players {
+        bail!("--slow {} is more than there are players", args.slow);
+    }
+    let target = Target::parse(&args.url)?;
+    let address = target.address;
+    let load = Play::new(play::Options {
+        target,
+        players: args.players as usize,
+        streams: args.streams as usize,
+        slow: args.slow as usize,
+        slow_kbps: args.slow_kbps,
+    });
+    let plan = plan(&args.common, args.players, args.ramp);
+    execute(load, &plan, address, &args.common)
+}
+
+fn plan(common: &Common, count: u32, given_ramp: Option<u64>) -> Plan {
+    Plan {
+        count: count as usize,
+        ramp: ramp(given_ramp, count),
+        settle: SETTLE,
+        steady: common.duration,
+        whole: false,
+        pids: common.pids.clone(),
+    }
+}
+
+fn execute<L: Load>(
+    mut load: L,
+    plan: &Plan,
+    address: std::net::SocketAddr,
+    common: &Common,
+) -> anyhow::Result<ExitCode> {
+    if let Some(pid) = plan.pids.iter().find(|pid| !usage::exists(**pid)) {
+        bail!("there is no process {pid}");
+    }
+    check_names(&common.output, &load.report(&Outcome::blank(plan)))?;
+    machine::allow_connections(plan.count)?;
+    machine::pin(common.cpu)?;
+    let outcome = drive::run(&mut load, plan, address).context("epoll")?;
+    conclude(&load.report(&outcome), &outcome, &load.reasons(), &common.output)
+}
+
+/// Sees that what is required can be had, before anything is done.
+fn check_names(output: &Output, blank: &Report) -> anyhow::Result<()> {
+    for requirement in &output.require {
+        requirement.check_name(blank).context("--require (cpu and memory need --pids)")?;
+    }
+    Ok(())
+}
+
+/// Prints the report and judges it.
+fn conclude(
+    report: &Report,
+    outcome: &Outcome,
+    reasons: &[(String, u64)],
+    output: &Output,
+) -> anyhow::Result<ExitCode> {
+    for (reason, count) in reasons {
+        eprintln!("{count} {reason}");
+    }
+    for warning in outcome.warnings() {
+        eprintln!("warning: {warning}");
+    }
+    let text = if output.json { serde_json::to_string(report)? } else { report.table() };
+    // A reader that went away is no failure worth a word.
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), (text + "\n").as_bytes());
+    let unmet: Vec<_> = output.require.iter().filter_map(|requirement| requirement.failure(report)).collect();
+    let losses = report.losses();
+    for word in unmet.iter().cloned().chain(losses.iter().map(|lost| format!("lost: {lost}"))) {
+        eprintln!("{word}");
+    }
+    Ok(if unmet.is_empty() && losses.is_none() { ExitCode::SUCCESS } else { ExitCode::from(LOST) })
+}

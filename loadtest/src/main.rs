@@ -1,0 +1,21 @@
+//! The load generator: players, publishers and idle clients by the thousand, on one thread with one epoll, for weir and
+//! for any other server; and the floor, which is what the kernel alone costs.
+#![forbid(unsafe_code)]
+
+mod cli;
+mod clock;
+mod conn;
+mod drive;
+mod histogram;
+mod machine;
+mod net;
+mod play;
+mod report;
+mod stamp;
+mod tally;
+mod target;
+mod usage;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

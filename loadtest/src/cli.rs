@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -7,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::clock::SECOND;
 use crate::drive::{self, Load, Outcome, Plan};
+use crate::floor::{self, Floor, Rhythm, Server};
 use crate::machine;
 use crate::play::{self, Play};
 use crate::report::{Report, Requirement};
@@ -15,6 +17,8 @@ use crate::usage;
 
 /// Connections opened a second where --ramp does not say.
 const OPEN_PER_SECOND: f64 = 500.0;
+/// The floor's server has nothing to do for a new connection, and waits for the last one.
+const FLOOR_OPEN_PER_SECOND: f64 = 4000.0;
 /// Between the last connection that begins and the steady part, nanoseconds: what a server sends a newcomer at once
 /// is not its rate.
 const SETTLE: u64 = SECOND;
@@ -41,6 +45,13 @@ enum Command {
     #[command(after_help = "Example: a thousand players of ten streams, and what the server uses meanwhile\n  \
         weir-loadtest play 'rtmp://127.0.0.1/live/s{i}' --players 1000 --streams 10 --pids $(pidof weir | tr ' ' ,)")]
     Play(PlayArgs),
+    /// Measure what the kernel alone costs: a server that only writes, in a rhythm, and its clients
+    #[command(after_help = "Example: the limit for a server that sends 677 kbit/s in rounds of 40 ms\n  \
+        weir-loadtest floor --players 1000 --interval 40 --kbps 677 --server-cpu 0 --client-cpu 1")]
+    Floor(FloorArgs),
+    /// The server of the floor
+    #[command(hide = true)]
+    FloorServer(FloorServerArgs),
 }
 
 /// What every command takes.
@@ -93,6 +104,42 @@ struct PlayArgs {
     common: Common,
 }
 
+#[derive(Debug, Args)]
+struct FloorArgs {
+    /// How many players
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    players: u32,
+    /// Between two rounds of writes, also with a fraction; rounds that are missed are left out
+    #[arg(long, value_name = "MILLISECONDS", value_parser = parse_milliseconds)]
+    interval: u64,
+    /// To each player, in kbit/s
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    kbps: u64,
+    /// Length of the steady part
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    duration: u64,
+    /// Keep the server on one CPU
+    #[arg(long, value_name = "CPU")]
+    server_cpu: Option<usize>,
+    /// Keep the players on one CPU
+    #[arg(long, value_name = "CPU")]
+    client_cpu: Option<usize>,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+struct FloorServerArgs {
+    #[arg(long)]
+    players: usize,
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    interval_ns: u64,
+    #[arg(long)]
+    kbps: u64,
+    #[arg(long)]
+    cpu: Option<usize>,
+}
+
 /// Seconds, also with a fraction, as nanoseconds.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "within the range that is checked")]
 fn parse_seconds(text: &str) -> Result<u64, String> {
@@ -104,15 +151,26 @@ fn parse_seconds(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Milliseconds above zero, also with a fraction, as nanoseconds.
+fn parse_milliseconds(text: &str) -> Result<u64, String> {
+    let milliseconds: f64 = text.parse().map_err(|_| "not a number of milliseconds".to_owned())?;
+    match parse_seconds(&(milliseconds / 1000.0).to_string()) {
+        Ok(0) | Err(_) => Err("not a time above 0".to_owned()),
+        done => done,
+    }
+}
+
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count over a rate")]
-fn ramp(given: Option<u64>, count: u32) -> u64 {
-    given.unwrap_or((f64::from(count) / OPEN_PER_SECOND * SECOND as f64) as u64)
+fn ramp(count: u32, per_second: f64) -> u64 {
+    (f64::from(count) / per_second * SECOND as f64) as u64
 }
 
 /// Runs what the command line says.
 pub(crate) fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Play(args) => play(&args),
+        Command::Floor(args) => floor(&args),
+        Command::FloorServer(args) => floor_server(&args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("weir-loadtest: {error:#}");
@@ -140,7 +198,7 @@ fn play(args: &PlayArgs) -> anyhow::Result<ExitCode> {
 fn plan(common: &Common, count: u32, given_ramp: Option<u64>) -> Plan {
     Plan {
         count: count as usize,
-        ramp: ramp(given_ramp, count),
+        ramp: given_ramp.unwrap_or_else(|| ramp(count, OPEN_PER_SECOND)),
         settle: SETTLE,
         steady: common.duration,
         whole: false,
@@ -148,12 +206,36 @@ fn plan(common: &Common, count: u32, given_ramp: Option<u64>) -> Plan {
     }
 }
 
-fn execute<L: Load>(
-    mut load: L,
-    plan: &Plan,
-    address: std::net::SocketAddr,
-    common: &Common,
-) -> anyhow::Result<ExitCode> {
+fn floor(args: &FloorArgs) -> anyhow::Result<ExitCode> {
+    let rhythm = Rhythm { players: args.players as usize, interval: args.interval, kbps: args.kbps };
+    rhythm.burst()?;
+    let mut load = Floor::new(rhythm);
+    // Its process is measured: the figures have the same names as with any other.
+    check_names(&args.output, &load.report(&Outcome { server: Some(drive::Server::default()), ..Outcome::default() }))?;
+    // The server's own descriptors are as many.
+    machine::allow_connections(rhythm.players)?;
+    let mut server = Server::start(rhythm, args.server_cpu)?;
+    machine::pin(args.client_cpu)?;
+    let plan = Plan {
+        count: rhythm.players,
+        ramp: ramp(args.players, FLOOR_OPEN_PER_SECOND),
+        settle: SETTLE.max(2 * args.interval),
+        steady: args.duration,
+        whole: false,
+        pids: vec![server.pid()],
+    };
+    let outcome = drive::run(&mut load, &plan, server.address).context("epoll")?;
+    load.heard(server.words());
+    conclude(&load.report(&outcome), &outcome, &load.reasons(), &args.output)
+}
+
+fn floor_server(args: &FloorServerArgs) -> anyhow::Result<ExitCode> {
+    machine::pin(args.cpu)?;
+    floor::serve(Rhythm { players: args.players, interval: args.interval_ns, kbps: args.kbps })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn execute<L: Load>(mut load: L, plan: &Plan, address: SocketAddr, common: &Common) -> anyhow::Result<ExitCode> {
     if let Some(pid) = plan.pids.iter().find(|pid| !usage::exists(**pid)) {
         bail!("there is no process {pid}");
     }

@@ -6,6 +6,8 @@ mod cli;
 mod clock;
 mod conn;
 mod drive;
+mod floor;
+mod flow;
 mod histogram;
 mod machine;
 mod net;

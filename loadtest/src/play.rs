@@ -3,9 +3,10 @@
 use weir_media::Kind;
 use weir_media::flv::TagInfo;
 
-use crate::clock::{self, MILLISECOND, SECOND};
+use crate::clock::{MILLISECOND, SECOND};
 use crate::conn;
 use crate::drive::{Load, Outcome};
+use crate::flow::{Flow, Flows};
 use crate::histogram::Histogram;
 use crate::net::{Handler, Net, Reason, Wire};
 use crate::report::Report;
@@ -43,21 +44,17 @@ pub(crate) struct Play {
     options: Options,
     tally: Tally,
     stats: Stats,
-    bytes: u64,
-    steady_bytes: u64,
-    gaps: u64,
-    gap_players: u64,
+    flows: Flows,
     slow_ok: u64,
     slow_closed: u64,
     slow_tokens: Vec<usize>,
     next_slow_read: u64,
-    kbps: Vec<f64>,
 }
 
 /// What the streams say.
 #[derive(Default)]
 struct Stats {
-    steady_from: Option<u64>,
+    steady: bool,
     messages: u64,
     skips: u64,
     slow_skips: u64,
@@ -70,11 +67,7 @@ struct Stats {
 pub(crate) struct Player {
     session: conn::Player,
     seen: Seen,
-    bytes: u64,
-    bytes_before_steady: u64,
-    /// When bytes last came.
-    last: u64,
-    gaps: u64,
+    flow: Flow,
     meter: Option<Meter>,
 }
 
@@ -119,24 +112,11 @@ impl Play {
             tally: Tally::new(options.players),
             options,
             stats: Stats::default(),
-            bytes: 0,
-            steady_bytes: 0,
-            gaps: 0,
-            gap_players: 0,
+            flows: Flows::new(GAP),
             slow_ok: 0,
             slow_closed: 0,
             slow_tokens: Vec::new(),
             next_slow_read: 0,
-            kbps: Vec::new(),
-        }
-    }
-
-    /// Adds the gap that may just have ended, or be about to.
-    fn look_for_gap(gaps: &mut u64, player: &mut Player, steady_from: Option<u64>, now: u64) {
-        let Some(from) = steady_from else { return };
-        if player.meter.is_none() && now.saturating_sub(player.last.max(from)) > GAP {
-            player.gaps += 1;
-            *gaps += 1;
         }
     }
 }
@@ -152,8 +132,7 @@ impl Stats {
             seen.begun = true;
             self.first_byte.add(since_opened);
         }
-        let steady = self.steady_from.is_some();
-        self.messages += u64::from(steady);
+        self.messages += u64::from(self.steady);
         if media.kind != Kind::Video {
             return;
         }
@@ -167,7 +146,7 @@ impl Stats {
         }
         // Going back in time is what a new publication does.
         let step = seen.video.replace(media.timestamp).map_or(0, |last| media.timestamp.wrapping_sub(last));
-        if !steady {
+        if !self.steady {
             return;
         }
         if (SKIP_MS + 1..u32::MAX / 2).contains(&step) {
@@ -195,10 +174,7 @@ impl Handler for Play {
         Player {
             session: conn::Player::new(target, number),
             seen: Seen { opened: now, begun: false, key: false, video: None, slow },
-            bytes: 0,
-            bytes_before_steady: 0,
-            last: now,
-            gaps: 0,
+            flow: Flow::default(),
             meter: slow.then(|| Meter { bytes_per_second: slow_kbps * 125, used_until: 0 }),
         }
     }
@@ -216,14 +192,14 @@ impl Handler for Play {
     }
 
     fn received(&mut self, player: &mut Player, wire: &mut Wire, now: u64, bytes: &[u8]) -> Result<(), Reason> {
-        Self::look_for_gap(&mut self.gaps, player, self.stats.steady_from, now);
-        player.last = now;
-        player.bytes += bytes.len() as u64;
-        self.bytes += bytes.len() as u64;
-        if let Some(meter) = &mut player.meter
-            && player.seen.begun
-        {
-            meter.take(bytes.len(), now);
+        match &mut player.meter {
+            None => self.flows.add_watched(&mut player.flow, bytes.len(), now),
+            Some(meter) => {
+                self.flows.add(&mut player.flow, bytes.len(), now);
+                if player.seen.begun {
+                    meter.take(bytes.len(), now);
+                }
+            }
         }
         let (stats, seen) = (&mut self.stats, &mut player.seen);
         let begun = seen.begun;
@@ -233,7 +209,7 @@ impl Handler for Play {
     }
 
     fn closed(&mut self, player: Player, _now: u64, reason: &Reason) {
-        self.gap_players += u64::from(player.gaps > 0);
+        self.flows.closed(&player.flow);
         if player.seen.slow && player.seen.begun {
             self.slow_closed += 1;
             self.tally.remember("slow closed", reason);
@@ -257,26 +233,19 @@ impl Load for Play {
     }
 
     fn steady(&mut self, net: &mut Net<Player>, now: u64) {
-        self.stats.steady_from = Some(now);
-        self.steady_bytes = self.bytes;
-        for player in net.conns() {
-            player.bytes_before_steady = player.bytes;
-        }
+        self.stats.steady = true;
+        self.flows.steady(net.conns().map(|player| &mut player.flow), now);
     }
 
     fn finish(&mut self, net: &mut Net<Player>, now: u64) {
-        let passed = self.stats.steady_from.map_or(0, |from| now - from);
-        self.steady_bytes = if passed > 0 { self.bytes - self.steady_bytes } else { 0 };
+        self.flows.finish(now);
         for player in net.conns() {
-            Self::look_for_gap(&mut self.gaps, player, self.stats.steady_from, now);
-            self.gap_players += u64::from(player.gaps > 0);
             match (player.seen.begun, player.seen.slow) {
                 (false, _) => self.tally.failed += 1,
                 (true, true) => self.slow_ok += 1,
                 (true, false) => {
                     self.tally.ok += 1;
-                    let bits = (player.bytes - player.bytes_before_steady) as f64 * 8.0;
-                    self.kbps.extend((passed > 0).then(|| bits / 1000.0 / clock::seconds(passed)));
+                    self.flows.last(&mut player.flow, now, true);
                 }
             }
         }
@@ -298,12 +267,12 @@ impl Load for Play {
     }
 
     fn bytes(&self) -> u64 {
-        self.bytes
+        self.flows.bytes()
     }
 
     fn live(&self) -> String {
         let slow = if self.options.slow > 0 { format!(", {} slow closed", self.slow_closed) } else { String::new() };
-        format!("{}, {} gaps{slow}", self.tally.live(), self.gaps)
+        format!("{}, {} gaps{slow}", self.tally.live(), self.flows.gaps())
     }
 
     fn report(&self, outcome: &Outcome) -> Report {
@@ -312,12 +281,9 @@ impl Load for Play {
         report.count("slow_ok", self.slow_ok);
         report.count("slow_closed", self.slow_closed);
         report.count("slow_skips", self.stats.slow_skips);
-        report.number("duration_s", Some(clock::seconds(outcome.passed)));
-        report.count("bytes", self.steady_bytes);
+        self.flows.report_rates(&mut report);
         report.count("messages", self.stats.messages);
-        report.spread(["kbps_min", "kbps_median", "kbps_max"], self.kbps.clone());
-        report.count("gaps", self.gaps);
-        report.count("gap_players", self.gap_players);
+        self.flows.report_gaps(&mut report);
         report.count("skips", self.stats.skips);
         let Stats { first_byte, first_key, latency, .. } = &self.stats;
         report.percentiles(["first_byte_p50_ms", "first_byte_p90_ms", "first_byte_p99_ms"], first_byte);

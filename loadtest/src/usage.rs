@@ -133,7 +133,7 @@ impl Usage {
     /// What each process used over a span of `passed` nanoseconds, as of the last sample.
     pub(crate) fn shares(&self, passed: u64) -> Vec<Share> {
         let share = |(pid, process): (&i32, &Process)| {
-            let memory = process.alive.then(|| memory(*pid)).unwrap_or_default();
+            let memory = if process.alive { memory(*pid) } else { Memory::default() };
             let cpu_percent = percent(process.busy(), passed);
             Share {
                 pid: *pid,

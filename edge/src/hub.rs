@@ -230,6 +230,11 @@ impl Hub {
         }
     }
 
+    /// Bodies of the frames in the publishers' current groups.
+    pub(crate) fn gop_bytes(&self) -> usize {
+        self.publish_memory.get()
+    }
+
     /// A publisher's group grew or shrank. False: all together are above `edge.publish_memory`.
     pub(crate) fn publish_memory(&self, before: usize, after: usize) -> bool {
         self.publish_memory.set((self.publish_memory.get() + after).saturating_sub(before));

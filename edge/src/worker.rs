@@ -134,6 +134,7 @@ fn report(hub: &Hub) -> Report {
         skips: stats.skips.get(),
         slow_closed: stats.slow_closed.get(),
         refused: stats.refused.get(),
+        gop_bytes: hub.gop_bytes() as u64,
         ..Report::default()
     }
 }

@@ -127,6 +127,7 @@ fn report(relay: &Relay) -> Report {
         streams: hub.stream_count() as u64,
         publishers: hub.publication_count() as u64,
         players: hub.subscription_count() as u64,
+        gop_bytes: hub.gop_bytes() as u64,
         ..Report::default()
     }
 }

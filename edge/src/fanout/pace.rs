@@ -6,7 +6,7 @@ use std::time::Duration;
 pub(crate) const LONGEST: Duration = Duration::from_millis(350);
 
 /// The busy share at which the wait is the longest: above it the worker is overloaded whatever is done here.
-const FULL: f64 = 0.7;
+const FULL: f64 = 0.5;
 
 /// A wait below this is none: timers are no finer.
 const SHORTEST: Duration = Duration::from_millis(1);

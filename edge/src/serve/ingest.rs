@@ -6,7 +6,7 @@
 //! at once a round. A message that comes then wakes nobody, and all that came since is one read a publisher and one write
 //! to the relay.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io::{self, ErrorKind, Read, Write};
@@ -29,8 +29,14 @@ use super::feed::Feed;
 use crate::fanout::Rounds;
 use crate::hub::{Hub, Stats, add};
 
-/// The longest time between two looks: beyond it little more is gained, since a publisher's messages come that often.
-const LONGEST: Duration = Duration::from_millis(40);
+/// The longest time between two looks.
+const LONGEST: Duration = Duration::from_millis(100);
+
+/// A publisher of whom so much comes at one look may have filled its window and wait for it.
+const MUCH: usize = 32 * 1024;
+
+/// Then the next look is no later than this.
+const SOON: Duration = Duration::from_millis(10);
 
 /// With an `mw_latency` below this, publishers are read at once.
 const SHORTEST: Duration = Duration::from_millis(10);
@@ -50,6 +56,8 @@ pub(crate) struct Ingest {
     latencies: RefCell<BTreeMap<Option<Duration>, usize>>,
     rounds: Rc<Rounds>,
     stats: Rc<Stats>,
+    /// At the last look much came of somebody.
+    much: Cell<bool>,
     scratch: RefCell<Vec<u8>>,
     changed: Notify,
 }
@@ -66,6 +74,7 @@ impl Ingest {
             latencies: RefCell::default(),
             rounds: hub.rounds().clone(),
             stats: hub.stats().clone(),
+            much: Cell::new(false),
             scratch: RefCell::new(vec![0; READ]),
             changed: Notify::new(),
         });
@@ -116,14 +125,15 @@ impl Ingest {
             return None;
         }
         let round = self.rounds.pace().round().min(LONGEST);
-        match shortest {
-            _ if auto && round.is_zero() => None,
-            None => Some(last + round),
+        let due = match shortest {
+            _ if auto && round.is_zero() => return None,
+            None => last + round,
             Some(latency) => {
                 let reading = self.rounds.reading(latency, LONGEST);
-                Some(if auto { reading.min(last + round) } else { reading })
+                if auto { reading.min(last + round) } else { reading }
             }
-        }
+        };
+        Some(if self.much.get() { due.min(last + SOON) } else { due })
     }
 
     async fn run(self: Rc<Self>) {
@@ -165,6 +175,7 @@ impl Ingest {
         let scratch = &mut *self.scratch.borrow_mut();
         let mut events = [EpollEvent::empty(); BATCH];
         let now = std::time::Instant::now();
+        self.much.set(false);
         loop {
             let count = self.epoll.wait(&mut events, EpollTimeout::ZERO).unwrap_or(0);
             let mut more = count == BATCH;
@@ -174,6 +185,7 @@ impl Ingest {
                 let read = feed.read(scratch, now);
                 add(&self.stats.bytes_in, read as u64);
                 more |= read == scratch.len();
+                self.much.set(self.much.get() || read >= MUCH);
                 if feed.is_stopped() {
                     self.remove(&feed);
                 }

@@ -172,6 +172,11 @@ impl Hub {
         self.streams.keys()
     }
 
+    /// Bodies of the frames in the streams' current groups.
+    pub(crate) fn gop_bytes(&self) -> usize {
+        self.streams.values().map(|stream| stream.gop.bytes()).sum()
+    }
+
     pub(crate) fn stream_count(&self) -> usize {
         self.streams.len()
     }

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use weir_wire::relay::{self, CONTROL_MAX, Decoder, Record, VERSION};
 
-use super::{Carrier, Peer, Relay};
+use super::{Carrier, Now, Peer, Relay};
 use crate::hub::Offence;
 
 /// Bytes of one write; a read takes a quarter of it.
@@ -95,8 +95,9 @@ async fn read<R: AsyncRead + Unpin>(
     mut input: BytesMut,
 ) -> Result<Lost, Lost> {
     loop {
+        let now = Now::take();
         while let Some(record) = decoder.decode(&mut input)? {
-            relay.record(peer, record)?;
+            relay.record(now, peer, record)?;
             if relay.hub().borrow().pending() > PENDING_MAX {
                 relay.carry_out();
             }

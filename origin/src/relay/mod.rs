@@ -109,6 +109,21 @@ impl Peer {
 
 type OnChange = Box<dyn Fn(&StreamName)>;
 
+/// When a batch of records is handled.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    instant: Instant,
+    /// Microseconds of UNIX time.
+    wall: u64,
+}
+
+impl Now {
+    fn take() -> Self {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+        Self { instant: Instant::now(), wall: u64::try_from(wall).unwrap_or(u64::MAX) }
+    }
+}
+
 /// The hub with its connections.
 pub(crate) struct Relay {
     hub: RefCell<Hub>,
@@ -225,16 +240,14 @@ impl Relay {
     }
 
     /// A record of a peer; what follows from it is done by [`Relay::carry_out`].
-    fn record(&self, peer: &Peer, mut record: Record) -> Result<(), Offence> {
+    fn record(&self, now: Now, peer: &Peer, mut record: Record) -> Result<(), Offence> {
         if let Record::Frame { frame, .. } = &mut record
             && frame.body.len() <= RECORD_MAX
         {
             // A slice of what was read. Kept in a group, a few bytes of it would keep all of it.
             frame.body = Bytes::copy_from_slice(&frame.body);
         }
-        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
-        let wall = u64::try_from(wall).unwrap_or(u64::MAX);
-        self.hub.borrow_mut().record(Instant::now(), wall, peer.id, record)
+        self.hub.borrow_mut().record(now.instant, now.wall, peer.id, record)
     }
 
     /// Does what the hub wants. Called once a batch of records.

@@ -43,6 +43,7 @@ fn worker_json(worker: &WorkerStatus) -> serde_json::Value {
         "round_us": worker.round_us,
         "cpu_percent": tenths(worker.cpu_percent),
         "memory_bytes": worker.memory_bytes,
+        "gop_bytes": worker.gop_bytes,
         "restarts": worker.restarts,
         "lent_to": worker.lent_to,
     })

@@ -55,6 +55,7 @@ impl Host {
             skips: report.skips,
             slow_closed: report.slow_closed,
             refused: report.refused,
+            gop_bytes: report.gop_bytes,
             cpu_percent: worker.usage.cpu_percent,
             memory_bytes: worker.usage.memory,
             ..row

@@ -1,18 +1,21 @@
 //! The command line.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::clock::SECOND;
 use crate::drive::{self, Load, Outcome, Plan};
 use crate::floor::{self, Floor, Rhythm, Server};
+use crate::flvfile::FlvFile;
 use crate::machine;
 use crate::play::{self, Play};
+use crate::publish::{self, Publish};
 use crate::report::{Report, Requirement};
-use crate::target::Target;
+use crate::target::{Scheme, Target};
 use crate::usage;
 
 /// Connections opened a second where --ramp does not say.
@@ -45,6 +48,10 @@ enum Command {
     #[command(after_help = "Example: a thousand players of ten streams, and what the server uses meanwhile\n  \
         weir-loadtest play 'rtmp://127.0.0.1/live/s{i}' --players 1000 --streams 10 --pids $(pidof weir | tr ' ' ,)")]
     Play(PlayArgs),
+    /// Publish a file as many streams in real time, again and again
+    #[command(after_help = "Example: 500 streams\n  \
+        weir-loadtest publish 'rtmp://127.0.0.1/live/s{i}' --publishers 500 --file a.flv --duration 60")]
+    Publish(PublishArgs),
     /// Measure what the kernel alone costs: a server that only writes, in a rhythm, and its clients
     #[command(after_help = "Example: the limit for a server that sends 677 kbit/s in rounds of 40 ms\n  \
         weir-loadtest floor --players 1000 --interval 40 --kbps 677 --server-cpu 0 --client-cpu 1")]
@@ -100,6 +107,29 @@ struct PlayArgs {
     /// What a slow player reads, in kbit/s
     #[arg(long, value_name = "K", default_value_t = 0, hide_default_value = true, requires = "slow")]
     slow_kbps: u64,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct PublishArgs {
+    /// rtmp://host[:port]/app/stream; {i} is the number of the publisher
+    url: String,
+    /// How many publishers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    publishers: u32,
+    /// What they publish: an FLV file, whose times set the pace
+    #[arg(long, value_name = "FILE")]
+    file: PathBuf,
+    /// Time over which the publishers are opened; 500 a second without it
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    ramp: Option<u64>,
+    /// Put the time into each H.264 frame, from which `play` on the same host measures latency
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
+    stamp: bool,
+    /// Bytes of the chunks that are sent
+    #[arg(long, value_name = "BYTES", default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(1..=0xff_ffff))]
+    chunk_size: u32,
     #[command(flatten)]
     common: Common,
 }
@@ -169,6 +199,7 @@ fn ramp(count: u32, per_second: f64) -> u64 {
 pub(crate) fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Play(args) => play(&args),
+        Command::Publish(args) => publish(&args),
         Command::Floor(args) => floor(&args),
         Command::FloorServer(args) => floor_server(&args),
     };
@@ -193,6 +224,23 @@ fn play(args: &PlayArgs) -> anyhow::Result<ExitCode> {
     });
     let plan = plan(&args.common, args.players, args.ramp);
     execute(load, &plan, address, &args.common)
+}
+
+fn publish(args: &PublishArgs) -> anyhow::Result<ExitCode> {
+    let target = Target::parse(&args.url)?;
+    if target.scheme != Scheme::Rtmp {
+        bail!("{} is published over RTMP only", args.url);
+    }
+    let file = FlvFile::read(&args.file).with_context(|| args.file.display().to_string())?;
+    let address = target.address;
+    let load = Publish::new(publish::Options {
+        target,
+        publishers: args.publishers as usize,
+        file,
+        chunk_size: args.chunk_size,
+        stamp: args.stamp,
+    });
+    execute(load, &plan(&args.common, args.publishers, args.ramp), address, &args.common)
 }
 
 fn plan(common: &Common, count: u32, given_ramp: Option<u64>) -> Plan {

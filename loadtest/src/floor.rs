@@ -216,7 +216,7 @@ impl Handler for Floor {
             reader.begun = true;
             self.tally.begun += 1;
         }
-        self.flows.add_watched(&mut reader.flow, bytes.len(), now);
+        self.flows.add_watched(&mut reader.flow, bytes.len() as u64, now);
         Ok(())
     }
 

@@ -34,11 +34,6 @@ impl Flows {
         Self { gap, ..Self::default() }
     }
 
-    /// Whether the steady part has begun.
-    pub(crate) fn is_steady(&self) -> bool {
-        self.steady_from.is_some()
-    }
-
     /// Bytes so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
@@ -50,14 +45,14 @@ impl Flows {
     }
 
     /// Bytes of a connection whose silences do not count.
-    pub(crate) fn add(&mut self, flow: &mut Flow, bytes: usize, now: u64) {
+    pub(crate) fn add(&mut self, flow: &mut Flow, bytes: u64, now: u64) {
         flow.last = now;
-        flow.bytes += bytes as u64;
-        self.bytes += bytes as u64;
+        flow.bytes += bytes;
+        self.bytes += bytes;
     }
 
     /// Bytes of a connection that should never be silent.
-    pub(crate) fn add_watched(&mut self, flow: &mut Flow, bytes: usize, now: u64) {
+    pub(crate) fn add_watched(&mut self, flow: &mut Flow, bytes: u64, now: u64) {
         self.look(flow, now);
         self.add(flow, bytes, now);
     }

@@ -78,6 +78,8 @@ pub(crate) struct Wire {
     stream: TcpStream,
     connected: bool,
     pending: Vec<u8>,
+    /// Bytes that were given to [`send`](Self::send).
+    pub(crate) sent: u64,
 }
 
 impl Wire {
@@ -92,6 +94,7 @@ impl Wire {
             return Err(Reason::Overflow);
         }
         self.pending.extend_from_slice(rest);
+        self.sent += bytes.len() as u64;
         Ok(())
     }
 
@@ -177,7 +180,7 @@ impl<C> Net<C> {
         });
         match opened {
             Ok(stream) => {
-                let wire = Wire { stream, connected: false, pending: Vec::new() };
+                let wire = Wire { stream, connected: false, pending: Vec::new(), sent: 0 };
                 entry.insert(Peer { wire, conn });
             }
             Err(error) => handler.closed(conn, now, &Reason::Connect(error)),

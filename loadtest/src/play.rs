@@ -193,9 +193,9 @@ impl Handler for Play {
 
     fn received(&mut self, player: &mut Player, wire: &mut Wire, now: u64, bytes: &[u8]) -> Result<(), Reason> {
         match &mut player.meter {
-            None => self.flows.add_watched(&mut player.flow, bytes.len(), now),
+            None => self.flows.add_watched(&mut player.flow, bytes.len() as u64, now),
             Some(meter) => {
-                self.flows.add(&mut player.flow, bytes.len(), now);
+                self.flows.add(&mut player.flow, bytes.len() as u64, now);
                 if player.seen.begun {
                     meter.take(bytes.len(), now);
                 }

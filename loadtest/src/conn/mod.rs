@@ -1,5 +1,6 @@
 //! What is spoken on a connection.
 
+mod flv;
 mod rtmp;
 
 use weir_media::Kind;
@@ -8,6 +9,7 @@ use weir_wire::rtmp as wire_rtmp;
 use crate::net::{Reason, Wire};
 use crate::target::{Scheme, Target};
 
+pub(crate) use flv::{TagHead, Tags};
 pub(crate) use rtmp::Rtmp;
 
 /// Why a conversation cannot go on.
@@ -19,6 +21,9 @@ pub(crate) enum Error {
     /// The server said no, or goodbye.
     #[error("refused: {0}")]
     Refused(String),
+    /// What should be an FLV stream is none.
+    #[error("what came is no FLV stream")]
+    Flv,
 }
 
 /// One message of the stream.

@@ -11,10 +11,12 @@ use crate::clock::SECOND;
 use crate::drive::{self, Load, Outcome, Plan};
 use crate::floor::{self, Floor, Rhythm, Server};
 use crate::flvfile::FlvFile;
+use crate::idle::Idle;
 use crate::machine;
 use crate::play::{self, Play};
 use crate::publish::{self, Publish};
 use crate::report::{Report, Requirement};
+use crate::storm::Storm;
 use crate::target::{Scheme, Target};
 use crate::usage;
 
@@ -52,6 +54,16 @@ enum Command {
     #[command(after_help = "Example: 500 streams\n  \
         weir-loadtest publish 'rtmp://127.0.0.1/live/s{i}' --publishers 500 --file a.flv --duration 60")]
     Publish(PublishArgs),
+    /// Hold connections that say hello and then nothing
+    #[command(after_help = "Example: what an idle connection costs the server\n  \
+        weir-loadtest idle rtmp://127.0.0.1/live/s --connections 3000 --pids $(pidof weir | tr ' ' ,)\n\
+        rtmp: C0 to C2 and S0 to S2; http: TCP only. Servers may end such connections after some seconds.")]
+    Idle(IdleArgs),
+    /// Send clients that connect, are greeted, and leave
+    #[command(after_help = "Example: a thousand a second\n  \
+        weir-loadtest storm rtmp://127.0.0.1/live/s --connects-per-second 1000 --duration 10\n\
+        rtmp: handshake and connect; http: a GET up to the head of the response.")]
+    Storm(StormArgs),
     /// Measure what the kernel alone costs: a server that only writes, in a rhythm, and its clients
     #[command(after_help = "Example: the limit for a server that sends 677 kbit/s in rounds of 40 ms\n  \
         weir-loadtest floor --players 1000 --interval 40 --kbps 677 --server-cpu 0 --client-cpu 1")]
@@ -135,6 +147,31 @@ struct PublishArgs {
 }
 
 #[derive(Debug, Args)]
+struct IdleArgs {
+    /// rtmp://host[:port]/app/stream or http://host[:port]/path
+    url: String,
+    /// How many connections
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    connections: u32,
+    /// Time over which they are opened; 500 a second without it
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    ramp: Option<u64>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct StormArgs {
+    /// rtmp://host[:port]/app/stream or http://host[:port]/path; {i} is the number of the client
+    url: String,
+    /// Clients that come each second
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    connects_per_second: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
 struct FloorArgs {
     /// How many players
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -200,6 +237,8 @@ pub(crate) fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Play(args) => play(&args),
         Command::Publish(args) => publish(&args),
+        Command::Idle(args) => idle(&args),
+        Command::Storm(args) => storm(&args),
         Command::Floor(args) => floor(&args),
         Command::FloorServer(args) => floor_server(&args),
     };
@@ -243,9 +282,34 @@ fn publish(args: &PublishArgs) -> anyhow::Result<ExitCode> {
     execute(load, &plan(&args.common, args.publishers, args.ramp), address, &args.common)
 }
 
+fn idle(args: &IdleArgs) -> anyhow::Result<ExitCode> {
+    let target = Target::parse(&args.url)?;
+    let address = target.address;
+    let load = Idle::new(target, args.connections as usize);
+    execute(load, &plan(&args.common, args.connections, args.ramp), address, &args.common)
+}
+
+fn storm(args: &StormArgs) -> anyhow::Result<ExitCode> {
+    let target = Target::parse(&args.url)?;
+    let address = target.address;
+    let clients = u128::from(args.connects_per_second) * u128::from(args.common.duration) / u128::from(SECOND);
+    let count = usize::try_from(clients)?.max(1);
+    let at_once = count.min(args.connects_per_second as usize);
+    let plan = Plan {
+        count,
+        at_once,
+        ramp: args.common.duration,
+        whole: true,
+        pids: args.common.pids.clone(),
+        ..Plan::default()
+    };
+    execute(Storm::new(target, count), &plan, address, &args.common)
+}
+
 fn plan(common: &Common, count: u32, given_ramp: Option<u64>) -> Plan {
     Plan {
         count: count as usize,
+        at_once: count as usize,
         ramp: given_ramp.unwrap_or_else(|| ramp(count, OPEN_PER_SECOND)),
         settle: SETTLE,
         steady: common.duration,
@@ -266,6 +330,7 @@ fn floor(args: &FloorArgs) -> anyhow::Result<ExitCode> {
     machine::pin(args.client_cpu)?;
     let plan = Plan {
         count: rhythm.players,
+        at_once: rhythm.players,
         ramp: ramp(args.players, FLOOR_OPEN_PER_SECOND),
         settle: SETTLE.max(2 * args.interval),
         steady: args.duration,
@@ -288,7 +353,7 @@ fn execute<L: Load>(mut load: L, plan: &Plan, address: SocketAddr, common: &Comm
         bail!("there is no process {pid}");
     }
     check_names(&common.output, &load.report(&Outcome::blank(plan)))?;
-    machine::allow_connections(plan.count)?;
+    machine::allow_connections(plan.at_once)?;
     machine::pin(common.cpu)?;
     let outcome = drive::run(&mut load, plan, address).context("epoll")?;
     conclude(&load.report(&outcome), &outcome, &load.reasons(), &common.output)

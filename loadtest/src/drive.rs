@@ -55,6 +55,8 @@ pub(crate) trait Load: Handler {
 pub(crate) struct Plan {
     /// Connections.
     pub(crate) count: usize,
+    /// That are open at once, if all goes well.
+    pub(crate) at_once: usize,
     /// Over which they are opened.
     pub(crate) ramp: u64,
     /// Between the last one that begins and the steady part.

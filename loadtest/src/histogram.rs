@@ -27,11 +27,6 @@ impl Histogram {
         self.total += 1;
     }
 
-    /// How many durations there were.
-    pub(crate) fn len(&self) -> u64 {
-        self.total
-    }
-
     /// The duration in milliseconds that `share` (0 to 1) of all do not exceed, exact to 1 %; `None` without any.
     #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank")]
     pub(crate) fn percentile_ms(&self, share: f64) -> Option<f64> {
@@ -98,7 +93,7 @@ mod tests {
             assert!((found - wanted).abs() <= wanted * 0.01, "{share}: {found}");
         }
         histogram.add(u64::MAX);
-        assert_eq!(histogram.len(), 1001);
+        assert_eq!(histogram.total, 1001);
         assert!(histogram.counts.len() < 5000, "{}", histogram.counts.len());
     }
 }

@@ -1,6 +1,8 @@
 //! What is spoken on a connection.
 
 mod flv;
+mod greeting;
+mod http;
 mod rtmp;
 
 use weir_media::Kind;
@@ -9,7 +11,9 @@ use weir_wire::rtmp as wire_rtmp;
 use crate::net::{Reason, Wire};
 use crate::target::{Scheme, Target};
 
-pub(crate) use flv::{TagHead, Tags};
+pub(crate) use flv::TagHead;
+pub(crate) use greeting::Greeting;
+use http::Http;
 pub(crate) use rtmp::Rtmp;
 
 /// Why a conversation cannot go on.
@@ -24,6 +28,18 @@ pub(crate) enum Error {
     /// What should be an FLV stream is none.
     #[error("what came is no FLV stream")]
     Flv,
+    /// Not an HTTP response, or too long a head of one.
+    #[error("the answer is no HTTP/1 response")]
+    HttpHead,
+    /// The server says no.
+    #[error("the server answers {0}")]
+    HttpStatus(u16),
+    /// A body in chunks that are none.
+    #[error("malformed chunks in the body")]
+    Chunked,
+    /// The server has ended the stream.
+    #[error("the stream ended")]
+    Ended,
 }
 
 /// One message of the stream.
@@ -40,13 +56,16 @@ pub(crate) struct Media<'a> {
 pub(crate) enum Player {
     /// Over RTMP.
     Rtmp(Box<Rtmp>),
+    /// Over HTTP.
+    Http(Box<Http>),
 }
 
 impl Player {
     /// One that will ask for stream `number` of `target`.
     pub(crate) fn new(target: &Target, number: usize) -> Self {
         match target.scheme {
-            Scheme::Rtmp | Scheme::Http => Self::Rtmp(Box::new(Rtmp::player(target, number))),
+            Scheme::Rtmp => Self::Rtmp(Box::new(Rtmp::player(target, number))),
+            Scheme::Http => Self::Http(Box::new(Http::new(target, number))),
         }
     }
 
@@ -57,6 +76,7 @@ impl Player {
     pub(crate) fn connected(&mut self, wire: &mut Wire) -> Result<(), Reason> {
         match self {
             Self::Rtmp(rtmp) => rtmp.connected(wire),
+            Self::Http(http) => http.connected(wire),
         }
     }
 
@@ -72,6 +92,7 @@ impl Player {
     ) -> Result<(), Reason> {
         match self {
             Self::Rtmp(rtmp) => rtmp.received(wire, bytes, &mut media),
+            Self::Http(http) => Ok(http.received(bytes, &mut media)?),
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::net::{Reason, Wire};
 use crate::target::Target;
 
 /// Of what is sent, unless told otherwise.
-const CHUNK_SIZE: u32 = 60_000;
+pub(super) const CHUNK_SIZE: u32 = 60_000;
 
 /// A publisher's or player's conversation.
 pub(crate) struct Rtmp {

@@ -200,7 +200,7 @@ fanout() {
     [[ " $* " != *" nginx "* ]] || start_nginx
     # The floor sends what weir sends.
     play "$row-warm" weir "rtmp://127.0.0.1:$rtmp/live/s0" "$players" "$weir_pid"
-    kbps=$(median "$row-warm" weir kbps_median)
+    kbps=$(printf %.0f "$(median "$row-warm" weir kbps_median)")
     for round in $(seq "$rounds"); do
         for server in $(rotated "$round" "$@"); do
             case $server in

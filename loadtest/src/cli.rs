@@ -62,7 +62,8 @@ enum Command {
     /// Send clients that connect, are greeted, and leave
     #[command(after_help = "Example: a thousand a second\n  \
         weir-loadtest storm rtmp://127.0.0.1/live/s --connects-per-second 1000 --duration 10\n\
-        rtmp: handshake and connect; http: a GET up to the head of the response.")]
+        rtmp: handshake and connect; http: a GET up to the head of the response. Being refused is no loss by itself: \
+        --require 'refused==0'.")]
     Storm(StormArgs),
     /// Measure what the kernel alone costs: a server that only writes, in a rhythm, and its clients
     #[command(after_help = "Example: the limit for a server that sends 677 kbit/s in rounds of 40 ms\n  \
@@ -89,7 +90,9 @@ struct Output {
 struct Common {
     #[command(flatten)]
     output: Output,
-    /// Processes of the server, which are measured with all their descendants
+    /// Processes of the server, which are measured with all their descendants. Without them there are no figures of
+    /// its CPU and memory. Memory grows in a server that has just been started; another may give back what earlier
+    /// connections left
     #[arg(long, value_name = "PID,...", value_delimiter = ',')]
     pids: Vec<i32>,
     /// Keep this process on one CPU
@@ -362,7 +365,7 @@ fn execute<L: Load>(mut load: L, plan: &Plan, address: SocketAddr, common: &Comm
 /// Sees that what is required can be had, before anything is done.
 fn check_names(output: &Output, blank: &Report) -> anyhow::Result<()> {
     for requirement in &output.require {
-        requirement.check_name(blank).context("--require (cpu and memory need --pids)")?;
+        requirement.check_name(blank).context("--require")?;
     }
     Ok(())
 }

@@ -31,12 +31,12 @@ impl Idle {
         Self { target, tally: Tally::new(connections), connect: Histogram::default(), handshake: Histogram::default() }
     }
 
-    fn said(&mut self, idler: &mut Idler, all: bool, now: u64) {
-        if all && !idler.begun {
-            idler.begun = true;
-            self.tally.begun += 1;
-            self.handshake.add(now.saturating_sub(idler.connected));
-        }
+    /// Whether it has said all; true only once.
+    fn begins(&mut self, idler: &mut Idler, all: bool) -> bool {
+        let begins = all && !idler.begun;
+        idler.begun |= all;
+        self.tally.begun += u64::from(begins);
+        begins
     }
 }
 
@@ -51,13 +51,15 @@ impl Handler for Idle {
         self.connect.add(now.saturating_sub(idler.opened));
         idler.connected = now;
         let all = idler.greeting.connected(wire)?;
-        self.said(idler, all, now);
+        self.begins(idler, all);
         Ok(())
     }
 
     fn received(&mut self, idler: &mut Idler, wire: &mut Wire, now: u64, bytes: &[u8]) -> Result<(), Reason> {
         let all = idler.greeting.received(wire, bytes)?;
-        self.said(idler, all, now);
+        if self.begins(idler, all) {
+            self.handshake.add(now.saturating_sub(idler.connected));
+        }
         Ok(())
     }
 

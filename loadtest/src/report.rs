@@ -181,7 +181,7 @@ pub(crate) enum RequireError {
     #[error("{0:?} is not NAME, one of < <= > >= ==, and a number")]
     Form(String),
     /// No such figure.
-    #[error("there is no figure {name:?} here; there are: {known}")]
+    #[error("there is no figure {name:?} here; there are {known} (those of the server need --pids)")]
     Name {
         /// What was asked for.
         name: String,

@@ -68,7 +68,7 @@ impl Target {
         let named = match scheme {
             // An application and a stream.
             Scheme::Rtmp => path.split('?').next().unwrap_or_default().trim_matches('/').contains('/'),
-            Scheme::Http => path.len() > 1,
+            Scheme::Http => path.starts_with('/'),
         };
         if !named || path.contains(char::is_whitespace) {
             return Err(Error::Path(url.to_owned()));

@@ -48,11 +48,20 @@ struct Cli {
 enum Command {
     /// Play a stream, or many, with many players
     #[command(after_help = "Example: a thousand players of ten streams, and what the server uses meanwhile\n  \
-        weir-loadtest play 'rtmp://127.0.0.1/live/s{i}' --players 1000 --streams 10 --pids $(pidof weir | tr ' ' ,)")]
+        weir-loadtest play 'rtmp://127.0.0.1/live/s{i}' --players 1000 --streams 10 --pids $(pidof weir | tr ' ' ,)\n\
+        \nFigures: ok played to the end; failed never began; disconnected ended too early. duration_s, bytes, messages \
+        (audio and video), kbps_* (of each player), gaps (over 1 s without a byte), skips (video goes on over 1 s later \
+        than it stopped), latency_* and those of the CPU are of the steady part, which begins 1 s after the last player \
+        did. first_byte_* and first_key_* are from the TCP connect to the first message of audio or video, and to the \
+        first keyframe. latency_* is from the send of a frame of `weir-loadtest publish` on this host. slow_* count \
+        the slow players, of whom nothing else is told.")]
     Play(PlayArgs),
     /// Publish a file as many streams in real time, again and again
     #[command(after_help = "Example: 500 streams\n  \
-        weir-loadtest publish 'rtmp://127.0.0.1/live/s{i}' --publishers 500 --file a.flv --duration 60")]
+        weir-loadtest publish 'rtmp://127.0.0.1/live/s{i}' --publishers 500 --file a.flv --duration 60\n\
+        \nFigures: duration_s, frames, bytes, kbps_* (of each publisher) and those of the CPU are of the steady part, \
+        which begins 1 s after the last publisher did; late counts how often a publisher was over 1 s late, and set \
+        its clock back instead of making up for it; publish_* is from the TCP connect to the accepted publish.")]
     Publish(PublishArgs),
     /// Hold connections that say hello and then nothing
     #[command(after_help = "Example: what an idle connection costs the server\n  \
@@ -67,7 +76,9 @@ enum Command {
     Storm(StormArgs),
     /// Measure what the kernel alone costs: a server that only writes, in a rhythm, and its clients
     #[command(after_help = "Example: the limit for a server that sends 677 kbit/s in rounds of 40 ms\n  \
-        weir-loadtest floor --players 1000 --interval 40 --kbps 677 --server-cpu 0 --client-cpu 1")]
+        weir-loadtest floor --players 1000 --interval 40 --kbps 677 --server-cpu 0 --client-cpu 1\n\
+        \nFigures: cpu_* are of the server; rounds_missed are those that it came too late for, and left out; \
+        short_writes those that a socket did not take whole.")]
     Floor(FloorArgs),
     /// The server of the floor
     #[command(hide = true)]
@@ -200,6 +211,8 @@ struct FloorArgs {
 
 #[derive(Debug, Args)]
 struct FloorServerArgs {
+    #[arg(long)]
+    parent: i32,
     #[arg(long)]
     players: usize,
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
@@ -347,7 +360,8 @@ fn floor(args: &FloorArgs) -> anyhow::Result<ExitCode> {
 
 fn floor_server(args: &FloorServerArgs) -> anyhow::Result<ExitCode> {
     machine::pin(args.cpu)?;
-    floor::serve(Rhythm { players: args.players, interval: args.interval_ns, kbps: args.kbps })?;
+    let rhythm = Rhythm { players: args.players, interval: args.interval_ns, kbps: args.kbps };
+    floor::serve(rhythm, args.parent)?;
     Ok(ExitCode::SUCCESS)
 }
 

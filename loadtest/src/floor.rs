@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::prctl;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
+use nix::unistd::getppid;
 use socket2::{Domain, Socket, Type};
 
 use crate::clock::{self, SECOND};
@@ -77,7 +78,7 @@ impl Server {
     /// It does not start, or does not listen.
     pub(crate) fn start(rhythm: Rhythm, cpu: Option<usize>) -> anyhow::Result<Self> {
         let mut command = Command::new("/proc/self/exe");
-        command.arg("floor-server");
+        command.args(["floor-server", "--parent", &std::process::id().to_string()]);
         command.args(["--players", &rhythm.players.to_string()]);
         command.args(["--interval-ns", &rhythm.interval.to_string(), "--kbps", &rhythm.kbps.to_string()]);
         if let Some(cpu) = cpu {
@@ -117,12 +118,20 @@ impl Drop for Server {
     }
 }
 
-/// The server itself, in its own process: it ends when all its clients are gone.
+/// The server itself, in its own process: it ends when all its clients are gone, or the process `parent`, which started
+/// it.
 ///
 /// # Errors
 /// It cannot listen or accept.
-pub(crate) fn serve(rhythm: Rhythm) -> anyhow::Result<()> {
+pub(crate) fn serve(rhythm: Rhythm, parent: i32) -> anyhow::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
+    if getppid().as_raw() != parent {
+        bail!("the floor's clients are gone");
+    }
+    // Ctrl-C reaches both processes: the clients end the run, and this one with it.
+    let mut interrupt = SigSet::empty();
+    interrupt.add(Signal::SIGINT);
+    interrupt.thread_block()?;
     prctl::set_name(c"floor-server")?;
     let burst = vec![b'.'; rhythm.burst()?];
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
@@ -268,9 +277,9 @@ impl Load for Floor {
         self.tally.report(&mut report);
         self.flows.report_rates(&mut report);
         self.flows.report_gaps(&mut report);
-        report.number("rounds", self.words.map(|words| words.rounds as f64));
-        report.number("rounds_missed", self.words.map(|words| words.missed as f64));
-        report.number("short_writes", self.words.map(|words| words.short as f64));
+        report.count_if_known("rounds", self.words.map(|words| words.rounds));
+        report.count_if_known("rounds_missed", self.words.map(|words| words.missed));
+        report.count_if_known("short_writes", self.words.map(|words| words.short));
         outcome.report(&mut report);
         report
     }

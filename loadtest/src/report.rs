@@ -36,6 +36,11 @@ impl Report {
         self.fields.push((name, Value::Count(count)));
     }
 
+    /// Adds a count, or that there is none.
+    pub(crate) fn count_if_known(&mut self, name: &'static str, count: Option<u64>) {
+        self.fields.push((name, count.map_or(Value::Unknown, Value::Count)));
+    }
+
     /// Adds a measure, or that there is none.
     pub(crate) fn number(&mut self, name: &'static str, number: Option<f64>) {
         self.fields.push((name, number.filter(|n| n.is_finite()).map_or(Value::Unknown, |n| Value::Number(round(n)))));

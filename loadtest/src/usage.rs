@@ -185,6 +185,9 @@ pub(crate) fn exists(pid: i32) -> bool {
 
 /// The processes of `roots` that live, and all that descend from them.
 fn descendants(roots: &[i32]) -> Vec<i32> {
+    if roots.is_empty() {
+        return Vec::new();
+    }
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     for pid in numbers("/proc") {
         if let Some((parent, _)) = read(format!("/proc/{pid}/stat")).and_then(|stat| parse_stat(&stat)) {

@@ -2,12 +2,13 @@
 
 mod common;
 
+use std::fs;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{SHORT, flv, server};
+use common::{SHORT, flv, server, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -88,6 +89,42 @@ fn the_floor_says_what_it_did() {
     assert_eq!(processes[0]["name"], "floor-server");
     assert_eq!(processes[0]["cpu_percent"], said.figures["cpu_percent"]);
     assert!(said.number("cpu_percent") > 0.0 && said.number("own_cpu_percent") > 0.0);
+}
+
+/// Ctrl-C reaches the server too, since a terminal sends it to the whole group; and who dies takes the server along.
+#[test]
+fn the_floor_ends_with_a_report_and_without_leftovers() {
+    let server_of = |child: &Child| {
+        let children = format!("/proc/{0}/task/{0}/children", child.id());
+        wait_until("the server", || !fs::read_to_string(&children).unwrap().is_empty());
+        Pid::from_raw(fs::read_to_string(&children).unwrap().trim().parse().unwrap())
+    };
+    let arguments = ["floor", "--players", "5", "--interval", "10", "--kbps", "100", "--duration", "100"];
+    let child = start(&arguments);
+    let server = server_of(&child);
+    let name = |pid: Pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    wait_until("the server's name", || name(server).trim() == "floor-server");
+    wait_until("the server to listen to no SIGINT", || {
+        let status = fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim().to_owned();
+        u64::from_str_radix(&blocked, 16).unwrap() & 2 != 0
+    });
+    kill(server, Signal::SIGINT).unwrap();
+    // Its clients are in their steady part, or will be: none is lost.
+    wait_until("the clients' own signals", || {
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+        status.lines().any(|line| line.starts_with("SigBlk:") && !line.ends_with("0000"))
+    });
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    let said = end(child);
+    assert_eq!((said.number("asked"), said.number("disconnected")), (5.0, 0.0), "{}", said.words);
+    assert!(name(server).is_empty(), "the server is still there");
+
+    let mut child = start(&arguments);
+    let server = server_of(&child);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait_until("the server's end", || name(server).trim() != "floor-server" && name(server).trim() != "exe");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use weir_media::flv::{FILE_HEADER, TagInfo, write_tag};
@@ -131,4 +131,13 @@ pub(crate) fn flv(directory: &Path) -> PathBuf {
     let path = directory.join("two-seconds.flv");
     fs::write(&path, out).unwrap();
     path
+}
+
+/// Waits until `done` says so, not for ever.
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what} did not come");
+        thread::sleep(Duration::from_millis(10));
+    }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use rustc_hash::FxHashMap;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_local};
@@ -21,6 +22,10 @@ use crate::hub::{Counted, Hub, add};
 use crate::relay::QuicClient;
 use crate::serve::http::Service;
 use crate::serve::{Client, Context, http, rtmp};
+
+/// Bytes that the kernel may hold of a client that does not take them. What is more stays in the log, where it costs
+/// nothing and can be skipped; left to itself the kernel would take some megabytes of each.
+const UNSENT: u32 = 128 * 1024;
 
 /// Clients above the limit that are still told why they are refused.
 const TOLD: u64 = 256;
@@ -217,9 +222,15 @@ async fn accept(cx: Context, listener: TcpListener, serves: Serves) {
     }
 }
 
-fn start(cx: &Context, socket: TcpStream, peer: std::net::SocketAddr, serves: Serves, refused: bool) {
+/// Options of a client's socket. Without them it is served all the same.
+fn tune(socket: &TcpStream) {
     // Answers in the handshake are small and awaited: they must not wait for more to send.
     socket.set_nodelay(true).ok();
+    SockRef::from(socket).set_tcp_notsent_lowat(UNSENT).ok();
+}
+
+fn start(cx: &Context, socket: TcpStream, peer: std::net::SocketAddr, serves: Serves, refused: bool) {
+    tune(&socket);
     let cx = cx.clone();
     let client = Client::new(socket, peer, cx.client_id());
     spawn_local(async move {
@@ -231,4 +242,35 @@ fn start(cx: &Context, socket: TcpStream, peer: std::net::SocketAddr, serves: Se
             (Serves::Http(service), false) => http::serve(cx, client, service).await,
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_holds_little_of_what_a_client_does_not_read() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            SockRef::from(&client).set_recv_buffer_size(16 * 1024).unwrap();
+            let (socket, _) = listener.accept().await.unwrap();
+            tune(&socket);
+            socket.writable().await.unwrap();
+            let (part, mut taken) = (vec![0; 16 * 1024], 0);
+            loop {
+                match socket.try_write(&part) {
+                    Ok(n) => taken += n,
+                    Err(e) => break assert_eq!(e.kind(), ErrorKind::WouldBlock),
+                }
+            }
+            // What is on its way to the client's own buffer comes on top.
+            assert!(taken < 512 * 1024, "{taken} bytes");
+        });
+    }
 }

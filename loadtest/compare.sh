@@ -258,13 +258,7 @@ if want publish; then
         for server in $(rotated "$round" weir nginx); do
             [[ $server == weir ]] && port=$rtmp pid=$weir_pid || port=$nginx_rtmp pid=$nginx_pid
             measure publish "$server" publish "rtmp://127.0.0.1:$port/live/p{i}" --publishers 500 --file "$work/source.flv" \
-                --cpu 1 --pids "$pid" &
-            measuring=$!
-            while [[ $server == weir ]] && kill -0 $measuring 2>/dev/null; do
-                "$weir" ctl --socket "$work/run/ctl.sock" status --json >>"$work/status" || true
-                sleep 0.4
-            done
-            wait $measuring
+                --cpu 1 --pids "$pid"
             # Its streams end with their grace.
             sleep 1
         done
@@ -277,7 +271,7 @@ if want idle; then
     say "idle: 3000 connections after the handshake"
     for server in weir nginx; do
         [[ $server == weir ]] && { start_weir auto 1 0; port=$rtmp pid=$weir_pid; } || { start_nginx 0; port=$nginx_rtmp pid=$nginx_pid; }
-        measure idle "$server" idle "rtmp://127.0.0.1:$port/live" --connections 3000 --cpu 1 --pids "$pid"
+        measure idle "$server" idle "rtmp://127.0.0.1:$port/live/idle" --connections 3000 --cpu 1 --pids "$pid"
         "stop_$server"
     done
 fi
@@ -359,15 +353,13 @@ report() {
     return 0
 }
 
-# groups: what a publisher costs in all workers, without and in its group at its longest, in KiB. The first round counts:
-# later ones find memory that was taken already.
+# groups: what a publisher costs in all workers, without and in its group at its longest, in KiB. The group is two seconds
+# long and held twice, at the edge and at the origin. The first round counts: later ones find memory that was taken already.
 groups() {
-    local growth
-    growth=$({ grep -m 1 "^publish weir " "$runs" || true; } | field anon_growth_kib)
-    awk -v growth="${growth:-0}" '
-        /"gop_bytes"/ { gsub(/[^0-9]/, ""); gop = $0 + 0 }
-        /"role"/ { role = $2; if (gop > most[role]) most[role] = gop }
-        END { for (role in most) sum += most[role]; printf "%.0f / %.0f", (growth - sum / 1024) / 500, sum / 512000 }' "$work/status"
+    local first
+    first=$(grep -m 1 "^publish weir " "$runs")
+    awk -v growth="$(field anon_growth_kib <<<"$first")" -v kbps="$(field kbps_median <<<"$first")" \
+        'BEGIN { group = 2 * 2 * kbps * 1000 / 8 / 1024; printf "%.0f / %.0f", growth / 500 - group, group }'
 }
 
 # chart: bars of CPU, a group a row.

@@ -13,10 +13,20 @@ pub struct Configs {
 /// More tracks than any encoder sends; further ones are not remembered.
 const CONFIGS_MAX: usize = 64;
 
+/// Bytes of all bodies together: a sequence header has some hundred, metadata some thousand. What does not fit is passed on
+/// to those who are there and not remembered for those who come.
+const CONFIGS_BYTES: usize = 256 * 1024;
+
 impl Configs {
     /// Takes a configuration frame in. False if it repeats what is in force.
     pub fn update(&mut self, frame: &Frame) -> bool {
         debug_assert!(frame.info.config);
+        let others: usize = self.frames.iter().filter(|f| !same_place(f, frame)).map(|f| f.body.len()).sum();
+        if others.saturating_add(frame.body.len()) > CONFIGS_BYTES {
+            // The one that it replaces is not in force any more.
+            self.frames.retain(|f| !same_place(f, frame));
+            return true;
+        }
         if let Some(old) = self.frames.iter_mut().find(|f| same_place(f, frame)) {
             let changed = old.body != frame.body;
             *old = frame.clone();
@@ -205,6 +215,26 @@ mod tests {
     const INTER: &[u8] = &[0x27, 1, 0, 0, 0, 2];
     const HEAD: &[u8] = &[0x17, 0, 0, 0, 0, 3];
     const SOUND: &[u8] = &[0xaf, 1, 4];
+
+    #[test]
+    fn configuration_that_is_too_large_is_not_remembered() {
+        let config = |seq, slot: u16, size| {
+            let mut config = frame(seq, Kind::Video, 0, HEAD);
+            config.info.slot = slot;
+            config.body = Bytes::from(vec![0x17; size]);
+            config
+        };
+        let mut configs = Configs::default();
+        for slot in 0..1000 {
+            configs.update(&config(1, slot, 100_000));
+        }
+        let kept = |configs: &Configs| configs.iter().map(|f| (f.id.seq, f.info.slot)).collect::<Vec<_>>();
+        assert_eq!(kept(&configs), [(1, 0), (1, 1)]);
+        configs.update(&config(2, 1, 150_000));
+        assert_eq!(kept(&configs), [(1, 0), (2, 1)]);
+        configs.update(&config(3, 1, CONFIGS_BYTES));
+        assert_eq!(kept(&configs), [(1, 0)], "neither the new one nor the old");
+    }
 
     #[test]
     fn a_group_starts_at_each_keyframe_with_the_configuration_of_that_moment() {

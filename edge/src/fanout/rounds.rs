@@ -78,25 +78,17 @@ impl Rounds {
             Auto::Is(Duration::ZERO) => return self.at_once.borrow_mut().push(stream.clone()),
             Auto::Is(latency) => latency,
         };
-        let due = self.multiple(latency, Duration::ZERO);
+        let now = Instant::now();
+        let due = now + until_round(self.phase + (now - self.start), latency);
         self.timed.borrow_mut().push((due, stream.clone()));
         self.wake.notify_one();
-    }
-
-    /// The next multiple of `period` that is more than `lead` away.
-    fn multiple(&self, period: Duration, lead: Duration) -> Instant {
-        let now = self.phase + self.start.elapsed();
-        let period = period.as_nanos().max(1);
-        let into = (now + lead).as_nanos() % period;
-        Instant::now() + lead + Duration::from_nanos(u64::try_from(period - into).unwrap_or(u64::MAX))
     }
 
     /// When publishers are to be read whose frames go out in rounds of `latency`: a little before each round, and in
     /// between so often that no more than `longest` passes.
     pub(crate) fn reading(&self, latency: Duration, longest: Duration) -> Instant {
-        let parts = latency.as_nanos().div_ceil(longest.as_nanos().max(1)).max(1);
-        let period = latency / u32::try_from(parts).unwrap_or(u32::MAX);
-        self.multiple(period, LEAD) - LEAD
+        let now = Instant::now();
+        now + until_reading(self.phase + (now - self.start), latency, longest)
     }
 
     /// Writes the streams that do not wait. Called after each batch of frames.
@@ -150,6 +142,28 @@ impl Rounds {
     }
 }
 
+/// From `now` to the next round of a latency.
+fn until_round(now: Duration, latency: Duration) -> Duration {
+    latency - remainder(now, latency)
+}
+
+/// From `now` to the next reading before rounds of `latency`. Each round has one [`LEAD`] before it, and the time between
+/// two rounds is divided evenly.
+fn until_reading(now: Duration, latency: Duration, longest: Duration) -> Duration {
+    let parts = latency.as_nanos().div_ceil(longest.as_nanos().max(1)).max(1);
+    let part = latency / u32::try_from(parts).unwrap_or(u32::MAX);
+    let into = remainder(now + LEAD, latency);
+    let done = into.as_nanos() / part.as_nanos().max(1);
+    // The last part takes what the division left over.
+    let next = if done + 1 >= parts { latency } else { part * u32::try_from(done + 1).unwrap_or(u32::MAX) };
+    next - into
+}
+
+fn remainder(now: Duration, period: Duration) -> Duration {
+    let into = now.as_nanos() % period.as_nanos().max(1);
+    Duration::from_nanos(u64::try_from(into).unwrap_or(u64::MAX))
+}
+
 /// A round of each stream of the list, which keeps its memory.
 fn round_all(list: &RefCell<Vec<Rc<Stream>>>) {
     let mut streams = std::mem::take(&mut *list.borrow_mut());
@@ -178,4 +192,42 @@ fn round(stream: &Rc<Stream>) {
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn millis(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    proptest! {
+        /// Whatever the latency: the last reading before a round is a little before it, and none is too far from the last.
+        #[test]
+        fn readings_go_before_rounds(start in 0_u64..1 << 60, latency in 10_u64..10_000, longest in 10_u64..200) {
+            let (mut now, latency, longest) = (Duration::from_nanos(start), millis(latency), millis(longest));
+            let round = now + LEAD + until_round(now + LEAD, latency);
+            loop {
+                let wait = until_reading(now, latency, longest);
+                prop_assert!(!wait.is_zero() && wait <= longest + Duration::from_micros(1), "{wait:?}");
+                now += wait;
+                prop_assert!(now + LEAD <= round, "{:?} too late", now + LEAD - round);
+                if now + LEAD == round {
+                    break;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rounds_are_at_multiples_of_the_latency() {
+        assert_eq!(until_round(millis(1000), millis(350)), millis(50));
+        assert_eq!(until_round(millis(1050), millis(350)), millis(350), "never at once");
+        assert_eq!(until_reading(millis(1000), millis(350), millis(100)), Duration::from_micros(47_000));
+        assert_eq!(until_reading(millis(1047), millis(350), millis(100)), Duration::from_micros(87_500));
+        assert_eq!(until_reading(millis(1000), millis(40), millis(100)), millis(37));
+    }
 }

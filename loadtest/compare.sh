@@ -6,7 +6,7 @@
 #   loadtest/compare.sh [-r ROUNDS] [-s SECONDS] [-o DIR] [ROW...]
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-rounds=5 seconds=4 out=$root/loadtest
+rounds=5 seconds=4.2 out=$root/loadtest
 while getopts r:s:o: option; do
     case $option in
     r) rounds=$OPTARG ;;
@@ -36,6 +36,7 @@ finish() {
     rm -rf "$work"
 }
 trap finish EXIT
+trap "exit 130" INT TERM
 
 # --- what is needed ------------------------------------------------------------------------------------------------
 
@@ -61,6 +62,9 @@ say "making the source: 640x360, 25 pictures a second, 600 kbit/s H.264, AAC"
 ffmpeg -v error -f lavfi -i testsrc2=size=640x360:rate=25 -f lavfi -i sine=frequency=440:sample_rate=44100 -t 20 \
     -c:v libx264 -profile:v baseline -preset veryfast -b:v 600k -maxrate 600k -bufsize 600k -g 50 -bf 0 \
     -c:a aac -b:a 64k "$work/source.flv"
+
+# What the floor sends.
+kbps=$(($(stat -c %s "$work/source.flv") * 8 / 20 / 1000))
 
 # --- servers -------------------------------------------------------------------------------------------------------
 
@@ -192,15 +196,14 @@ want() {
 
 # fanout ROW LATENCY INTERVAL PLAYERS SERVER...: floor, weir, nginx, flv (weir over HTTP).
 fanout() {
-    local row=$1 latency=$2 interval=$3 players=$4 kbps round server
+    local row=$1 latency=$2 interval=$3 players=$4 round server
     shift 4
     want "$row" || return 0
     say "$row: $players players, mw_latency $latency"
     start_weir "$latency" 1
     [[ " $* " != *" nginx "* ]] || start_nginx
-    # The floor sends what weir sends.
+    # What comes first finds everything cold.
     play "$row-warm" weir "rtmp://127.0.0.1:$rtmp/live/s0" "$players" "$weir_pid"
-    kbps=$(printf %.0f "$(median "$row-warm" weir kbps_median)")
     for round in $(seq "$rounds"); do
         for server in $(rotated "$round" "$@"); do
             case $server in

@@ -30,7 +30,7 @@ fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
 
 fn each_source(mut look: impl FnMut(&Path, &str)) {
     let mut found = Vec::new();
-    for part in ["proto", "edge", "origin", "supervisor"] {
+    for part in ["proto", "edge", "origin", "supervisor", "loadtest"] {
         sources(&root().join(part), &mut found);
     }
     assert!(found.len() > 50, "the sources were not found");

@@ -66,7 +66,8 @@ fn a_fast_publisher_is_held_while_its_origin_is_stuck() {
     let mut publisher = Ffmpeg::spawn(ffmpeg, "a fast publisher".to_owned(), scratch.path());
     let (edge, origin) = (cluster.row("edge", 0).pid, cluster.row("origin", 0).pid);
     let begin = Instant::now();
-    let taken = eventually("much to be taken", SOON, || Some(bytes_in(&cluster)).filter(|bytes| *bytes > 4 * SWALLOWED));
+    let taken =
+        eventually("much to be taken", SOON, || Some(bytes_in(&cluster)).filter(|bytes| *bytes > 4 * SWALLOWED));
     let would_be = taken as f64 / begin.elapsed().as_secs_f64() * STUCK.as_secs_f64();
     assert!(would_be > 2.0 * SWALLOWED as f64, "it is too slow to show anything: {would_be} bytes");
 

@@ -235,7 +235,7 @@ impl Session {
         Some(last + if started { rules.timeout } else { rules.first_packet_timeout })
     }
 
-    fn deadline(&mut self) -> Result<(), Done> {
+    fn deadline(&self) -> Result<(), Done> {
         let now = Instant::now();
         self.machine.borrow_mut().handle_timeout(now)?;
         match (&self.role, self.silence()) {
@@ -261,7 +261,7 @@ impl Session {
         Ok(())
     }
 
-    fn connect(&mut self, request: &ConnectRequest) -> Result<(), Done> {
+    fn connect(&self, request: &ConnectRequest) -> Result<(), Done> {
         debug!(client = %self.client.id, peer = %self.client.peer, vhost = request.vhost, app = request.app,
             flash_ver = request.flash_ver, "rtmp connect");
         let machine = &mut *self.machine.borrow_mut();

@@ -116,7 +116,7 @@ struct Common {
 
 #[derive(Debug, Args)]
 struct PlayArgs {
-    /// rtmp://host[:port]/app/stream or http://host[:port]/app/stream.flv; {i} is the number of the stream
+    /// rtmp://host:port/app/stream or http://host:port/app/stream.flv; {i} is the number of the stream
     url: String,
     /// How many players
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -139,7 +139,7 @@ struct PlayArgs {
 
 #[derive(Debug, Args)]
 struct PublishArgs {
-    /// rtmp://host[:port]/app/stream; {i} is the number of the publisher
+    /// rtmp://host:port/app/stream; {i} is the number of the publisher
     url: String,
     /// How many publishers
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -162,7 +162,7 @@ struct PublishArgs {
 
 #[derive(Debug, Args)]
 struct IdleArgs {
-    /// rtmp://host[:port]/app/stream or http://host[:port]/path
+    /// rtmp://host:port/app/stream or http://host:port/path
     url: String,
     /// How many connections
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -176,7 +176,7 @@ struct IdleArgs {
 
 #[derive(Debug, Args)]
 struct StormArgs {
-    /// rtmp://host[:port]/app/stream or http://host[:port]/path; {i} is the number of the client
+    /// rtmp://host:port/app/stream or http://host:port/path; {i} is the number of the client
     url: String,
     /// Clients that come each second
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]

@@ -1,4 +1,4 @@
-//! Where the load goes: `rtmp://host[:port]/app/stream` or `http://host[:port]/app/stream.flv`, with `{i}` for a number.
+//! Where the load goes: `rtmp://host:port/app/stream` or `http://host:port/app/stream.flv`, with `{i}` for a number.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 

@@ -134,6 +134,7 @@ mod tests {
             connections: 12,
             streams: 3,
             cpu_percent: 7.25,
+            round_us: 41_900,
             memory_bytes: 3 << 19,
             ..WorkerStatus::default()
         };
@@ -160,9 +161,9 @@ mod tests {
         let wanted = "\
 weir 1.2.3, process 99, ready, up 1s
 
-ROLE  SLOT   PID  STATE    UPTIME  CONNS  STREAMS   CPU  MEMORY  RESTARTS
-edge     0  4711  ready     4m05s     12        3  7.2%    1.5M         0
-edge     1     -  backoff       -      -        -     -       -         4   accepted by edge 0";
+ROLE  SLOT   PID  STATE    UPTIME  CONNS  STREAMS   CPU  ROUND  MEMORY  RESTARTS
+edge     0  4711  ready     4m05s     12        3  7.2%   41ms    1.5M         0
+edge     1     -  backoff       -      -        -     -      -       -         4   accepted by edge 0";
         assert_eq!(table(&reply()), wanted);
     }
 

@@ -196,7 +196,9 @@ want() {
 
 # fanout ROW LATENCY INTERVAL PLAYERS SERVER...: floor, weir, nginx, flv (weir over HTTP).
 fanout() {
-    local row=$1 latency=$2 interval=$3 players=$4 round server
+    local row=$1 latency=$2 interval=$3 players=$4 round server seconds=$seconds
+    # Few and long writes: whole rounds, and more of them.
+    [[ $interval != 350 ]] || seconds=$(awk "BEGIN { print $seconds * 1.5 }")
     shift 4
     want "$row" || return 0
     say "$row: $players players, mw_latency $latency"

@@ -106,6 +106,11 @@ impl Feed {
         (self.started.get(), self.last_media.get())
     }
 
+    /// It was not read for a while: that is no silence of the publisher's.
+    pub(crate) fn resume(&self) {
+        self.last_media.set(Instant::now());
+    }
+
     /// Returns why it is not read any more.
     pub(crate) async fn stopped(&self) -> Stop {
         loop {

@@ -166,6 +166,7 @@ impl Session {
             if !feed.publication().has_room() {
                 // The relay is full: the publisher is not read, and TCP slows it down.
                 feed.publication().room().await;
+                feed.resume();
             }
             self.cx.ingest.insert(feed)?;
         }

@@ -1,7 +1,7 @@
 //! What both sides do alike once the handshake is over: chunks, flow control and the control messages.
 use bytes::Bytes;
 
-use super::chunk::{self, Message, Reader};
+use super::chunk::{self, Message, Reader, SavedReader};
 use super::{Error, Limits, type_id};
 use crate::amf::{self, Value};
 
@@ -20,14 +20,14 @@ pub(super) struct Link {
     pub(super) reader: Reader,
     out: Vec<u8>,
     pending_out: usize,
-    chunk_size_out: u32,
+    pub(super) chunk_size_out: u32,
     /// Bytes received; the protocol counts them modulo 2^32.
-    received: u64,
-    acknowledged: u64,
+    pub(super) received: u64,
+    pub(super) acknowledged: u64,
     /// The peer wants an acknowledgement each so many bytes; 0 for never.
-    peer_window: u32,
+    pub(super) peer_window: u32,
     /// What we last told the peer about acknowledging.
-    window: u32,
+    pub(super) window: u32,
 }
 
 impl Link {
@@ -42,6 +42,26 @@ impl Link {
             peer_window: 0,
             window: 0,
         }
+    }
+
+    /// A link that goes on where another stood: chunk size out, the peer's window and ours; bytes received and
+    /// acknowledged.
+    pub(super) fn restore(
+        reader: SavedReader,
+        limits: &Limits,
+        [chunk_size_out, peer_window, window]: [u32; 3],
+        [received, acknowledged]: [u64; 2],
+    ) -> Option<Self> {
+        let reader = Reader::restore(reader, limits.bounds())?;
+        let sane = (1..=chunk::MAX_LENGTH).contains(&chunk_size_out) && acknowledged <= received;
+        let pending_out = limits.pending_out;
+        let out = Vec::new();
+        sane.then_some(Self { reader, out, pending_out, chunk_size_out, received, acknowledged, peer_window, window })
+    }
+
+    /// Whether nothing waits to be sent.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.out.is_empty()
     }
 
     /// Bytes waiting to be sent, for the handshake to append to.

@@ -1,9 +1,11 @@
 //! Chunks: how RTMP cuts messages into pieces (section 5.3 of the RTMP 1.0 specification).
 mod read;
+mod saved;
 #[cfg(test)]
 mod tests;
 
 pub use read::{Bounds, Message, Reader};
+pub use saved::SavedReader;
 
 /// The chunk size of both sides until they say otherwise (5.4.1).
 pub const DEFAULT_CHUNK_SIZE: u32 = 128;

@@ -32,40 +32,40 @@ pub struct Bounds {
 /// A message's buffer starts no larger than this, whatever length its header claims, and doubles from there.
 pub(super) const FIRST_BUFFER: usize = 256 * 1024;
 /// Basic header, message header and extended timestamp at their longest.
-const MAX_HEADER: usize = 3 + 11 + 4;
+pub(super) const MAX_HEADER: usize = 3 + 11 + 4;
 
 /// Puts messages together from chunks. Takes any split of its input; each byte of it is looked at a bounded number of
 /// times and payload is copied once (again where a message outgrows its buffer).
 #[derive(Clone, Debug)]
 pub struct Reader {
-    bounds: Bounds,
-    chunk_size: u32,
-    streams: Vec<Stream>,
+    pub(super) bounds: Bounds,
+    pub(super) chunk_size: u32,
+    pub(super) streams: Vec<Stream>,
     /// Bytes allocated in all of `streams`.
-    partial: usize,
+    pub(super) partial: usize,
     /// The start of a header whose end has not come yet.
-    head: [u8; MAX_HEADER],
-    head_len: usize,
+    pub(super) head: [u8; MAX_HEADER],
+    pub(super) head_len: usize,
     /// The stream of the chunk that is being read, and what is missing of it.
-    current: usize,
-    missing: usize,
+    pub(super) current: usize,
+    pub(super) missing: usize,
 }
 
 /// What a chunk stream remembers for the headers that leave it out.
 #[derive(Clone, Debug, Default)]
-struct Stream {
-    csid: u32,
+pub(super) struct Stream {
+    pub(super) csid: u32,
     /// Of the message being read, or of the last one.
-    timestamp: u32,
+    pub(super) timestamp: u32,
     /// The time field of the last header that had one: absolute after fmt 0, a difference after fmt 1 and 2.
-    field: u32,
-    absolute: bool,
-    extended: bool,
-    length: u32,
-    type_id: u8,
-    stream_id: u32,
+    pub(super) field: u32,
+    pub(super) absolute: bool,
+    pub(super) extended: bool,
+    pub(super) length: u32,
+    pub(super) type_id: u8,
+    pub(super) stream_id: u32,
     /// Not empty while a message is unfinished.
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
 }
 
 /// A chunk header as it stands, without what it inherits.

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use proptest::prelude::*;
 
-use super::{Bounds, Message, Reader, write_message};
+use super::{Bounds, Message, Reader, SavedReader, write_message};
 use crate::rtmp::Error;
 
 const BOUNDS: Bounds = Bounds { message: 1 << 20, chunk_streams: 64, partial_bytes: 1 << 22 };
@@ -164,6 +164,7 @@ proptest! {
         chunk_size in prop_oneof![1usize..5, Just(128), 1usize..700, Just(16_777_215)],
         cuts in prop::collection::vec(1usize..40, 1..20),
         omit in any::<bool>(),
+        travels in any::<bool>(),
     ) {
         let (mut bytes, order) = interleave(&sent, chunk_size, omit);
         // Behind an omitted timestamp the reader may have to look at what follows.
@@ -173,6 +174,11 @@ proptest! {
         while !rest.is_empty() {
             let (piece, after) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
             messages.extend(read_all(&mut reader, piece).unwrap());
+            if travels {
+                let bytes = prost::Message::encode_to_vec(&reader.save());
+                let saved = <SavedReader as prost::Message>::decode(&*bytes).unwrap();
+                reader = Reader::restore(saved, BOUNDS).unwrap();
+            }
             rest = after;
         }
         prop_assert!(messages.pop().is_some());
@@ -365,4 +371,29 @@ fn survives_anything() {
         assert_eq!(read(1), whole);
         assert_eq!(read(3), whole);
     });
+}
+
+#[test]
+fn a_saved_reader_that_cannot_be_is_refused() {
+    let mut begun = reader(128);
+    let mut bytes = Vec::new();
+    write_message(&mut bytes, 6, 9, 1, 0, &[7; 100], 128);
+    read_all(&mut begun, &bytes[..50]).unwrap();
+    let saved = prost::Message::encode_to_vec(&begun.save());
+    let decode = |bytes: &[u8]| <SavedReader as prost::Message>::decode(bytes);
+    assert!(Reader::restore(decode(&saved).unwrap(), BOUNDS).is_some());
+    assert!(Reader::restore(decode(&saved).unwrap(), Bounds { chunk_streams: 0, ..BOUNDS }).is_none());
+    assert!(Reader::restore(decode(&saved).unwrap(), Bounds { partial_bytes: 10, ..BOUNDS }).is_none());
+    assert!(Reader::restore(SavedReader::default(), BOUNDS).is_none(), "no chunk size");
+    // Whatever a byte of it is changed to: a reader that works, or none.
+    for at in 0..saved.len() {
+        for value in 0..=255 {
+            let mut changed = saved.clone();
+            changed[at] = value;
+            let Some(mut reader) = decode(&changed).ok().and_then(|saved| Reader::restore(saved, BOUNDS)) else {
+                continue;
+            };
+            read_all(&mut reader, &bytes[50..]).ok();
+        }
+    }
 }

@@ -4,12 +4,15 @@ mod dialect;
 mod event;
 mod media;
 mod request;
+mod saved;
 
 use core::net::Ipv4Addr;
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use bytes::{Buf, BytesMut};
+
+pub use saved::Saved;
 
 pub use event::{ConnectRequest, Enhanced, Event, PlayRefusal, PublishRefusal, StreamRequest};
 

@@ -7,4 +7,5 @@ mod hostile;
 mod limits;
 mod names;
 mod replies;
+mod saved;
 mod session;

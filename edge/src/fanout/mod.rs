@@ -4,6 +4,8 @@
 //! player whose socket is full gets a task, which waits until it can be written to again.
 
 mod format;
+#[cfg(test)]
+mod move_tests;
 mod pace;
 mod player;
 mod rounds;
@@ -17,7 +19,7 @@ use tokio::net::TcpStream;
 use weir_media::{Frame, Gop, Log};
 
 pub(crate) use format::Format;
-pub(crate) use player::{CloseReason, Handle};
+pub(crate) use player::{CloseReason, Handle, Moving};
 use player::{Player, Progress};
 pub(crate) use rounds::Rounds;
 
@@ -99,7 +101,7 @@ impl FanOut {
     fn append(&mut self, frame: &Frame, prelude: Option<weir_media::Prelude>) {
         self.scratch.clear();
         self.format.encode(&mut self.scratch, frame);
-        self.log.append(frame.dts, prelude, &self.scratch);
+        self.log.append(frame.id, frame.dts, prelude, &self.scratch);
     }
 
     /// Takes a player in and writes what it can get. Its key, and whether it must be waited for.
@@ -112,6 +114,24 @@ impl FanOut {
     /// Takes a player out. False if it was closed before.
     pub(crate) fn leave(&mut self, key: usize) {
         self.players.try_remove(key);
+    }
+
+    /// Takes in a player that comes from another process. `cached` as in [`Start`].
+    pub(crate) fn arrive(
+        &mut self,
+        socket: Rc<TcpStream>,
+        handle: Rc<Handle>,
+        moving: Moving,
+        cached: bool,
+    ) -> (usize, Option<Blocked>) {
+        let from = if cached { 0 } else { self.log.end() };
+        let key = self.players.insert(Player::arrive(socket, handle, moving, from));
+        (key, self.write(key))
+    }
+
+    /// Takes a player out that goes on in another process. `None`: it was closed before.
+    pub(crate) fn depart(&mut self, key: usize) -> Option<Moving> {
+        Some(self.players.try_remove(key)?.departs(&self.log))
     }
 
     /// Queues bytes of the player's own, which go out at the next message boundary.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use weir_media::Log;
+use weir_media::{FrameId, Log};
 
 use super::{Blocked, Patience, Start};
 
@@ -102,8 +102,38 @@ enum Place {
     Reading(u64),
     /// Finishes the message it is in, then does something else.
     Finishing { at: u64, until: u64, then: Then },
-    /// Gets no media; stands where it stopped reading, or waited from.
-    Paused { at: u64, joined: bool },
+    /// Came from another process, where this was the last message that it got.
+    Arriving(FrameId),
+    /// Gets no media.
+    Paused(Rest),
+}
+
+/// Where a paused player stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    /// Stopped reading at this offset.
+    Read(u64),
+    /// Waited for a group from this offset on.
+    Waited(u64),
+    /// Came from another process, where this was the last message that it got.
+    Arrived(FrameId),
+}
+
+/// A player on its way to another process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Moving {
+    /// Goes out first: the rest of the message that it is in.
+    pub(crate) unsent: Vec<u8>,
+    /// What is its own, to go out behind that.
+    pub(crate) control: Vec<u8>,
+    /// Goes out with the first media.
+    pub(crate) intro: Vec<u8>,
+    /// The last message that it got when `unsent` is out; none while it waits for its first.
+    pub(crate) last: Option<FrameId>,
+    /// Whether it is paused.
+    pub(crate) paused: bool,
+    /// Bytes written so far.
+    pub(crate) sent: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +182,55 @@ impl Player {
         }
     }
 
+    /// A player that came from another process; `from` is where one that waits for its first media may begin.
+    pub(super) fn arrive(socket: Rc<TcpStream>, handle: Rc<Handle>, moving: Moving, from: u64) -> Self {
+        let place = match (moving.last, moving.paused) {
+            (None, false) => Place::Waiting(from),
+            (None, true) => Place::Paused(Rest::Waited(from)),
+            (Some(last), false) => Place::Arriving(last),
+            (Some(last), true) => Place::Paused(Rest::Arrived(last)),
+        };
+        handle.started.set(moving.last.is_some());
+        handle.sent.set(moving.sent);
+        let Moving { unsent: front, control, intro, .. } = moving;
+        Self { socket, handle, place, front, control, intro, blocked: false }
+    }
+
+    /// What it takes to go on elsewhere.
+    pub(super) fn departs(self, log: &Log) -> Moving {
+        let (at, paused) = match self.place {
+            Place::Reading(at) => (at, false),
+            Place::Finishing { at, then, .. } => (at, then == Then::Pause),
+            Place::Waiting(at) => (at, false),
+            Place::Paused(Rest::Read(at) | Rest::Waited(at)) => (at, true),
+            Place::Arriving(last) => return self.moving(Vec::new(), Some(last), false),
+            Place::Paused(Rest::Arrived(last)) => return self.moving(Vec::new(), Some(last), true),
+        };
+        if self.cursor().is_none() {
+            // Of one that was moved forward, the last message that it did not get: it does not go back either way.
+            let last = if self.handle.started() { log.before(at) } else { None };
+            return self.moving(Vec::new(), last, paused);
+        }
+        let (mut rest, mut read) = (Vec::new(), at);
+        let end = log.boundary(at);
+        while read < end {
+            let part = log.read(read);
+            let part = part.get(..usize::try_from(end - read).unwrap_or(usize::MAX)).unwrap_or(part);
+            if part.is_empty() {
+                break;
+            }
+            rest.extend_from_slice(part);
+            read += part.len() as u64;
+        }
+        self.moving(rest, log.before(end), paused)
+    }
+
+    fn moving(&self, rest: Vec<u8>, last: Option<FrameId>, paused: bool) -> Moving {
+        let unsent = [&self.front[..], &rest].concat();
+        let (control, intro) = (self.control.clone(), self.intro.clone());
+        Moving { unsent, control, intro, last, paused, sent: self.handle.sent() }
+    }
+
     pub(super) fn socket(&self) -> &Rc<TcpStream> {
         &self.socket
     }
@@ -170,7 +249,7 @@ impl Player {
     pub(super) fn cursor(&self) -> Option<u64> {
         match self.place {
             Place::Reading(at) | Place::Finishing { at, .. } => Some(at),
-            Place::Waiting(_) | Place::Paused { .. } => None,
+            Place::Waiting(_) | Place::Arriving(_) | Place::Paused(_) => None,
         }
     }
 
@@ -191,11 +270,9 @@ impl Player {
                 self.place = Place::Finishing { at, until: log.end(), then: Then::Pause };
             }
             Place::Reading(at) | Place::Finishing { at, .. } => self.finish(log, at, Then::Pause),
-            Place::Waiting(at) => {
-                self.place = Place::Paused { at, joined: false };
-                self.halt();
-            }
-            Place::Paused { .. } => self.halt(),
+            Place::Waiting(at) => self.rest(Rest::Waited(at)),
+            Place::Arriving(last) => self.rest(Rest::Arrived(last)),
+            Place::Paused(_) => self.halt(),
         }
     }
 
@@ -203,10 +280,12 @@ impl Player {
     pub(super) fn resume(&mut self, log: &Log) {
         self.handle.stopped.set(false);
         match self.place {
-            Place::Paused { at, joined } => {
-                let same_group = joined && log.holds(at) && log.newest_join().is_none_or(|(join, _)| join <= at);
+            Place::Paused(Rest::Read(at)) => {
+                let same_group = log.holds(at) && log.newest_join().is_none_or(|(join, _)| join <= at);
                 self.place = if same_group { Place::Reading(at) } else { Place::Waiting(at) };
             }
+            Place::Paused(Rest::Waited(at)) => self.place = Place::Waiting(at),
+            Place::Paused(Rest::Arrived(last)) => self.place = Place::Arriving(last),
             Place::Finishing { at, until, then: Then::Pause } => {
                 self.place = Place::Finishing { at, until, then: Then::Resume };
             }
@@ -264,7 +343,7 @@ impl Player {
                     let rest = left.saturating_sub(slice.len());
                     (at, [slice.get(..left).unwrap_or(slice), beyond.get(..rest).unwrap_or(beyond)])
                 }
-                Place::Waiting(_) | Place::Paused { .. } => (0, [&[][..]; 2]),
+                Place::Waiting(_) | Place::Arriving(_) | Place::Paused(_) => (0, [&[][..]; 2]),
             };
             let wanted = self.front.len() + slice.len() + beyond.len();
             if wanted == 0 {
@@ -305,7 +384,7 @@ impl Player {
         let moved = at + (written - front) as u64;
         match &mut self.place {
             Place::Reading(at) | Place::Finishing { at, .. } => *at = moved,
-            Place::Waiting(_) | Place::Paused { .. } => {}
+            Place::Waiting(_) | Place::Arriving(_) | Place::Paused(_) => {}
         }
     }
 
@@ -316,15 +395,21 @@ impl Player {
             && self.front.is_empty()
         {
             match then {
-                Then::Pause => self.place = Place::Paused { at, joined: true },
+                Then::Pause => self.place = Place::Paused(Rest::Read(at)),
                 Then::Resume => self.place = Place::Reading(at),
                 Then::Skip => self.place = Place::Waiting(at),
             }
         }
+        if let Place::Arriving(last) = self.place
+            && let Some((at, next)) = log.after(last)
+        {
+            // What it has not seen is gone from here: it goes on at the newest group, never back in time.
+            self.place = if next { Place::Reading(at) } else { Place::Waiting(at) };
+        }
         let between_messages = match self.place {
             Place::Reading(at) => self.control.is_empty() || log.boundary(at) == at,
             Place::Finishing { .. } => false,
-            Place::Waiting(_) | Place::Paused { .. } => true,
+            Place::Waiting(_) | Place::Arriving(_) | Place::Paused(_) => true,
         };
         if between_messages && self.front.is_empty() && !self.control.is_empty() {
             self.front = std::mem::take(&mut self.control);
@@ -341,9 +426,14 @@ impl Player {
                 }
             }
         }
-        if matches!(self.place, Place::Paused { .. }) && self.front.is_empty() {
+        if matches!(self.place, Place::Paused(_)) && self.front.is_empty() {
             self.halt();
         }
+    }
+
+    fn rest(&mut self, rest: Rest) {
+        self.place = Place::Paused(rest);
+        self.halt();
     }
 
     fn halt(&self) {

@@ -11,24 +11,24 @@ use weir_media::{FrameId, GopLimits, Kind, flv};
 
 use super::*;
 
-const LIMITS: GopLimits = GopLimits { bytes: 64 << 20, frames: 100_000, duration: 3600 * 1_000_000 };
-const PATIENCE: Patience = Patience { skip: 10_000_000, close: 30_000_000 };
+pub(super) const LIMITS: GopLimits = GopLimits { bytes: 64 << 20, frames: 100_000, duration: 3600 * 1_000_000 };
+pub(super) const PATIENCE: Patience = Patience { skip: 10_000_000, close: 30_000_000 };
 
 /// A stream with one format, fed by hand.
-struct Rig {
-    gop: Gop,
-    fan: FanOut,
-    seq: u64,
+pub(super) struct Rig {
+    pub(super) gop: Gop,
+    pub(super) fan: FanOut,
+    pub(super) seq: u64,
 }
 
 impl Rig {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let gop = Gop::new(LIMITS);
         let fan = FanOut::new(Format::Flv, &gop);
         Self { gop, fan, seq: 0 }
     }
 
-    fn frame(&mut self, dts_ms: i64, body: Vec<u8>) -> Frame {
+    pub(super) fn frame(&mut self, dts_ms: i64, body: Vec<u8>) -> Frame {
         self.seq += 1;
         let frame = Frame::new(FrameId { epoch: 1, seq: self.seq }, Kind::Video, dts_ms * 1000, Bytes::from(body));
         let starts = self.gop.push(&frame);
@@ -36,25 +36,25 @@ impl Rig {
         frame
     }
 
-    fn config(&mut self) -> Frame {
+    pub(super) fn config(&mut self) -> Frame {
         self.frame(0, vec![0x17, 0, 0, 0, 0, 9])
     }
 
-    fn key(&mut self, dts_ms: i64, size: usize) -> Frame {
+    pub(super) fn key(&mut self, dts_ms: i64, size: usize) -> Frame {
         self.frame(dts_ms, [&[0x17, 1, 0, 0, 0][..], &vec![1; size]].concat())
     }
 
-    fn inter(&mut self, dts_ms: i64, size: usize) -> Frame {
+    pub(super) fn inter(&mut self, dts_ms: i64, size: usize) -> Frame {
         self.frame(dts_ms, [&[0x27, 1, 0, 0, 0][..], &vec![2; size]].concat())
     }
 
-    fn walk(&mut self, patience: Patience) -> Vec<Blocked> {
+    pub(super) fn walk(&mut self, patience: Patience) -> Vec<Blocked> {
         let (mut walk, mut blocked) = (Walk::default(), Vec::new());
         while !self.fan.walk(&mut walk, patience, &mut blocked) {}
         blocked
     }
 
-    async fn player(&mut self, start: Start) -> (usize, Rc<Handle>, Peer) {
+    pub(super) async fn player(&mut self, start: Start) -> (usize, Rc<Handle>, Peer) {
         let (server, peer) = pair().await;
         let handle = Rc::new(Handle::default());
         let (key, _) = self.fan.join(server, handle.clone(), start);
@@ -62,16 +62,16 @@ impl Rig {
     }
 }
 
-fn start(intro: &[u8]) -> Start {
+pub(super) fn start(intro: &[u8]) -> Start {
     Start { front: Vec::new(), intro: intro.to_vec(), cached: true }
 }
 
 /// The client's end.
-struct Peer(std::net::TcpStream);
+pub(super) struct Peer(std::net::TcpStream);
 
 impl Peer {
     /// What came so far.
-    fn read(&mut self) -> Vec<u8> {
+    pub(super) fn read(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         let mut part = vec![0; 1 << 16];
         loop {
@@ -86,7 +86,7 @@ impl Peer {
 }
 
 /// A connection with small buffers.
-async fn pair() -> (Rc<TcpStream>, Peer) {
+pub(super) async fn pair() -> (Rc<TcpStream>, Peer) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     SockRef::from(&listener).set_send_buffer_size(16 * 1024).unwrap();
     let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -97,7 +97,7 @@ async fn pair() -> (Rc<TcpStream>, Peer) {
     (Rc::new(server), Peer(client))
 }
 
-fn tags(frames: &[&Frame]) -> Vec<u8> {
+pub(super) fn tags(frames: &[&Frame]) -> Vec<u8> {
     let mut out = Vec::new();
     for frame in frames {
         flv::write_tag(&mut out, frame);
@@ -105,11 +105,11 @@ fn tags(frames: &[&Frame]) -> Vec<u8> {
     out
 }
 
-fn at(frame: &Frame, dts_ms: i64) -> Frame {
+pub(super) fn at(frame: &Frame, dts_ms: i64) -> Frame {
     Frame { dts: dts_ms * 1000, ..frame.clone() }
 }
 
-fn on_runtime(test: impl Future<Output = ()>) {
+pub(super) fn on_runtime(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(20), test).await.unwrap() });
 }
@@ -149,7 +149,7 @@ fn without_the_cache_a_join_waits_for_the_next_keyframe() {
 }
 
 /// Fills a player's socket with one long message; it is left in the middle of it.
-async fn stuck(rig: &mut Rig) -> (usize, Rc<Handle>, Peer, Frame) {
+pub(super) async fn stuck(rig: &mut Rig) -> (usize, Rc<Handle>, Peer, Frame) {
     rig.config();
     let long = rig.key(0, 8 << 20);
     let (key, handle, peer) = rig.player(start(b"")).await;

@@ -6,6 +6,8 @@
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use crate::FrameId;
+
 /// Size of a block. A round's bytes lie in one block nearly always, so a player gets one contiguous write.
 pub const BLOCK: usize = 128 * 1024;
 
@@ -16,6 +18,7 @@ pub type Prelude = Rc<[u8]>;
 struct Mark {
     at: u64,
     dts: i64,
+    id: FrameId,
 }
 
 #[derive(Debug)]
@@ -43,8 +46,8 @@ impl Log {
     }
 
     /// Appends one whole message. `prelude` is given where a player can join.
-    pub fn append(&mut self, dts: i64, prelude: Option<Prelude>, message: &[u8]) {
-        self.marks.push_back(Mark { at: self.end, dts });
+    pub fn append(&mut self, id: FrameId, dts: i64, prelude: Option<Prelude>, message: &[u8]) {
+        self.marks.push_back(Mark { at: self.end, dts, id });
         if let Some(prelude) = prelude {
             self.joins.push_back(Join { at: self.end, prelude });
         }
@@ -114,6 +117,25 @@ impl Log {
         self.marks.get(i).map_or(self.end, |m| m.at)
     }
 
+    /// The message that ends at the boundary `at`, or lies around it; where it is not held any more, the one before the
+    /// first that is. `None`: nothing is known of what was before.
+    pub fn before(&self, at: u64) -> Option<FrameId> {
+        let i = self.marks.partition_point(|m| m.at < at);
+        match i.checked_sub(1).and_then(|i| self.marks.get(i)) {
+            Some(mark) => Some(mark.id),
+            None => self.marks.front().map(|m| FrameId { seq: m.id.seq.saturating_sub(1), ..m.id }),
+        }
+    }
+
+    /// Where the first message after `id` begins, and whether it is the very next one. `None`: it has not come yet.
+    pub fn after(&self, id: FrameId) -> Option<(u64, bool)> {
+        let i = self.marks.partition_point(|m| m.id <= id);
+        let mark = self.marks.get(i)?;
+        let known = i.checked_sub(1).and_then(|i| self.marks.get(i)).is_some_and(|m| m.id == id);
+        let next = mark.id.epoch == id.epoch && id.seq.checked_add(1) == Some(mark.id.seq);
+        Some((mark.at, known || next))
+    }
+
     /// How far a reader at `at` lags behind the end, in microseconds of media time.
     pub fn lag(&self, at: u64) -> i64 {
         if at >= self.end {
@@ -171,6 +193,10 @@ mod tests {
         Rc::from([n].as_slice())
     }
 
+    fn id(seq: u64) -> FrameId {
+        FrameId { epoch: 1, seq }
+    }
+
     fn read_all(log: &Log, mut at: u64) -> Vec<u8> {
         let mut out = Vec::new();
         while at < log.end() {
@@ -191,7 +217,7 @@ mod tests {
             for (i, size) in sizes.iter().enumerate() {
                 let body: Vec<u8> = (0..*size).map(|b| (b * 7 + i) as u8).collect();
                 starts.push(log.end());
-                log.append(i as i64, None, &body);
+                log.append(id(i as u64), i as i64, None, &body);
                 all.extend(body);
             }
             prop_assert_eq!(log.end(), all.len() as u64);
@@ -205,9 +231,9 @@ mod tests {
     #[test]
     fn joining_points_and_boundaries() {
         let mut log = Log::new();
-        log.append(0, Some(prelude(1)), b"abc");
-        log.append(10, None, b"de");
-        log.append(20, Some(prelude(2)), b"fgh");
+        log.append(id(1), 0, Some(prelude(1)), b"abc");
+        log.append(id(2), 10, None, b"de");
+        log.append(id(3), 20, Some(prelude(2)), b"fgh");
         assert_eq!(log.newest_join().map(|j| j.0), Some(5));
         assert_eq!(log.join_after(0).map(|j| j.0), Some(0));
         assert_eq!(log.join_after(1).map(|j| j.0), Some(5));
@@ -217,15 +243,32 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_of_another_log_finds_its_place() {
+        let mut log = Log::new();
+        assert_eq!((log.before(0), log.after(id(4))), (None, None));
+        // Configuration of the past, then a group, of which the relay left one message out.
+        for seq in [2, 10, 11, 13] {
+            log.append(id(seq), 0, None, b"abc");
+        }
+        assert_eq!([0, 1, 3, 4, 12].map(|at| log.before(at).unwrap().seq), [1, 2, 2, 10, 13]);
+        assert_eq!([9, 10, 11].map(|seq| log.after(id(seq))), [Some((3, true)), Some((6, true)), Some((9, true))]);
+        assert_eq!([5, 12].map(|seq| log.after(id(seq))), [Some((3, false)), Some((9, true))]);
+        assert_eq!([13, 99].map(|seq| log.after(id(seq))), [None, None]);
+        log.append(FrameId { epoch: 2, seq: 14 }, 0, None, b"abc");
+        assert_eq!(log.after(id(13)), Some((12, true)), "read here until then");
+        assert_eq!(log.after(id(14)), Some((12, false)), "another publication");
+    }
+
+    #[test]
     fn any_times_are_borne() {
         let mut log = Log::new();
         for dts in [i64::MIN, i64::MAX, i64::MIN] {
-            log.append(dts, None, b"abc");
+            log.append(id(0), dts, None, b"abc");
             for at in 0..=log.end() + 1 {
                 log.lag(at);
             }
         }
-        log.append(i64::MAX, None, b"abc");
+        log.append(id(0), i64::MAX, None, b"abc");
         assert_eq!(log.lag(0), i64::MAX);
     }
 
@@ -234,7 +277,7 @@ mod tests {
         let mut log = Log::new();
         let message = vec![7; BLOCK / 2];
         for i in 0..8 {
-            log.append(i, (i == 4).then(|| prelude(0)), &message);
+            log.append(id(0), i, (i == 4).then(|| prelude(0)), &message);
         }
         log.trim(0);
         assert_eq!(log.start(), 0);

@@ -54,6 +54,16 @@ impl Timeline {
         out.max(0)
     }
 
+    /// What [`restore`](Self::restore) needs: the base, and of the newest frame the publisher's time and the stream's.
+    pub fn save(&self) -> (i64, Option<(u32, i64)>) {
+        (self.base, self.last.map(|last| (last.raw, last.out)))
+    }
+
+    /// A timeline that goes on where another stood.
+    pub fn restore(base: i64, last: Option<(u32, i64)>) -> Self {
+        Self { last: last.map(|(raw, out)| Last { raw, out }), ..Self::new(base) }
+    }
+
     /// How many steps were replaced.
     pub fn repairs(&self) -> u64 {
         self.repairs
@@ -74,6 +84,16 @@ mod tests {
     #[test]
     fn starts_at_its_base_and_keeps_distances() {
         assert_eq!(run(5_000_000, &[100, 140, 120, 180]), [5000, 5040, 5020, 5080]);
+    }
+
+    #[test]
+    fn goes_on_elsewhere() {
+        let mut line = Timeline::new(7_000_000);
+        for (stamp, out) in [(500, 7000), (540, 7040), (30, 7050), (70, 7090)] {
+            assert_eq!(line.map(stamp), out * 1000);
+            let (base, last) = line.save();
+            line = Timeline::restore(base, last);
+        }
     }
 
     #[test]

@@ -51,14 +51,20 @@ pub enum Error {
 /// Sends `fds` under `token`. Never waits: a full queue is `WouldBlock`, and what was sent of a hand-over by
 /// then is passed over by the receiver.
 pub fn send(socket: BorrowedFd<'_>, token: u64, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let token = token.to_le_bytes();
     for batch in fds.chunks(BATCH_MAX) {
-        let raw: Vec<RawFd> = batch.iter().map(AsRawFd::as_raw_fd).collect();
-        let rights = [ControlMessage::ScmRights(&raw)];
-        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(&token)], &rights, flags, None)?;
+        send_with(socket, &token.to_le_bytes(), batch)?;
     }
     Ok(())
+}
+
+/// Sends `bytes`, or the part of them that fits, with at most [`BATCH_MAX`] descriptors, which arrive with the first.
+/// Never waits.
+pub(crate) fn send_with(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let rights = if raw.is_empty() { &[][..] } else { &rights };
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    Ok(sendmsg::<UnixAddr>(socket.as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None)?)
 }
 
 /// Takes the `wanted` descriptors that were sent under `token`, close-on-exec, in the order they were sent.
@@ -95,6 +101,18 @@ const CONTROL_WORDS: usize = (BATCH_MAX * size_of::<RawFd>() + 64) / size_of::<u
 
 fn receive_one(socket: BorrowedFd<'_>) -> Result<Message, Error> {
     let mut bytes = [0u8; TOKEN_BYTES + 1];
+    let (read, fds) = receive_with(socket, &mut bytes)?;
+    if read == 0 && fds.is_empty() {
+        return Err(Error::Io(io::ErrorKind::UnexpectedEof.into()));
+    }
+    match bytes.first_chunk::<TOKEN_BYTES>() {
+        Some(token) if read == TOKEN_BYTES && !fds.is_empty() => Ok(Message { token: u64::from_le_bytes(*token), fds }),
+        _ => Err(Error::Malformed { bytes: read, fds: fds.len() }),
+    }
+}
+
+/// Reads once into `bytes`, with the descriptors that came, close-on-exec. Never waits.
+pub(crate) fn receive_with(socket: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<(usize, Vec<OwnedFd>), Error> {
     let mut control = [0u64; CONTROL_WORDS];
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     // SAFETY: msghdr is plain data for which all zeroes is a valid value.
@@ -104,7 +122,7 @@ fn receive_one(socket: BorrowedFd<'_>) -> Result<Message, Error> {
     header.msg_control = control.as_mut_ptr().cast();
     header.msg_controllen = size_of_val(&control);
     let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
-    // SAFETY: the header points at `part` and `control`, which live and are not touched until the call returns,
+    // SAFETY: the header points at `bytes` and `control`, which live and are not touched until the call returns,
     // and their lengths are those of the buffers behind them.
     let read = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, flags) };
     let read = usize::try_from(read).map_err(|_| io::Error::last_os_error())?;
@@ -112,13 +130,7 @@ fn receive_one(socket: BorrowedFd<'_>) -> Result<Message, Error> {
     if header.msg_flags & libc::MSG_CTRUNC != 0 {
         return Err(Error::Truncated);
     }
-    if read == 0 && fds.is_empty() {
-        return Err(Error::Io(io::ErrorKind::UnexpectedEof.into()));
-    }
-    match bytes.first_chunk::<TOKEN_BYTES>() {
-        Some(token) if read == TOKEN_BYTES && !fds.is_empty() => Ok(Message { token: u64::from_le_bytes(*token), fds }),
-        _ => Err(Error::Malformed { bytes: read, fds: fds.len() }),
-    }
+    Ok((read, fds))
 }
 
 /// The descriptors of a received message. Owned at once, so none leaks whatever is wrong with the message.

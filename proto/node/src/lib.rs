@@ -3,6 +3,7 @@
 pub mod cert;
 pub mod config;
 pub mod fdpass;
+pub mod handover;
 pub mod link;
 pub mod log;
 pub mod quic;

@@ -4,13 +4,14 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 
 use rustc_hash::FxHashMap;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use weir_media::{GopLimits, StreamName};
 use weir_node::config::Config;
 
 use crate::directory::Directory;
 use crate::fanout::Rounds;
+use crate::handover::Departing;
 use crate::publication::Publication;
 use crate::relay::Link;
 use crate::stream::Stream;
@@ -29,6 +30,9 @@ pub(crate) struct Stats {
     pub(crate) slow_closed: Cell<u64>,
     /// Connections refused because there were too many.
     pub(crate) refused: Cell<u64>,
+    /// Clients that went on in another process, and those that tried and stayed.
+    pub(crate) moved: Cell<u64>,
+    pub(crate) stayed: Cell<u64>,
 }
 
 /// Adds to a counter.
@@ -70,7 +74,19 @@ pub(crate) struct Hub {
     publish_memory: Cell<usize>,
     stats: Rc<Stats>,
     draining: Cell<bool>,
-    drain: Notify,
+    /// Where clients leave for another process.
+    way: RefCell<Option<mpsc::Sender<Departing>>>,
+    /// `draining` or `way` has changed.
+    leave: Notify,
+}
+
+/// Why a client's task must act.
+#[derive(Debug)]
+pub(crate) enum Leaving {
+    /// Close it.
+    Close,
+    /// Let it go on in another process.
+    Move(mpsc::OwnedPermit<Departing>),
 }
 
 impl Hub {
@@ -90,7 +106,8 @@ impl Hub {
             publish_memory: Cell::new(0),
             stats: Rc::default(),
             draining: Cell::new(false),
-            drain: Notify::new(),
+            way: RefCell::default(),
+            leave: Notify::new(),
         })
     }
 
@@ -244,7 +261,13 @@ impl Hub {
     /// Tells every client's task that the worker goes.
     pub(crate) fn drain(&self) {
         self.draining.set(true);
-        self.drain.notify_waiters();
+        self.leave.notify_waiters();
+    }
+
+    /// Opens a way for clients to leave by; `None` closes it.
+    pub(crate) fn set_way(&self, way: Option<mpsc::Sender<Departing>>) {
+        self.way.replace(way);
+        self.leave.notify_waiters();
     }
 
     pub(crate) fn draining(&self) -> bool {
@@ -253,9 +276,35 @@ impl Hub {
 
     /// Returns when the worker closes its clients.
     pub(crate) async fn closing(&self) {
-        let closing = self.drain.notified();
-        if !self.draining.get() {
-            closing.await;
+        loop {
+            let changed = self.leave.notified();
+            if self.draining.get() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Returns when the client's task must act; one that cannot go on elsewhere at this moment only closes.
+    pub(crate) async fn leaving(&self, movable: bool) -> Leaving {
+        loop {
+            let changed = self.leave.notified();
+            if self.draining.get() {
+                return Leaving::Close;
+            }
+            let way = if movable { self.way.borrow().clone() } else { None };
+            let permit = async {
+                match way {
+                    Some(way) => way.reserve_owned().await.ok(),
+                    None => None,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = changed => {}
+                Some(permit) = permit => return Leaving::Move(permit),
+                else => {}
+            }
         }
     }
 }

@@ -6,6 +6,7 @@
 mod control;
 mod directory;
 mod fanout;
+mod handover;
 mod hub;
 mod publication;
 mod publish;

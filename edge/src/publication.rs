@@ -4,12 +4,15 @@ use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 use tracing::{info, warn};
-use weir_media::{Frame, Gop, Kind, StreamName, Timeline};
-use weir_wire::relay::Record;
+use weir_media::{Frame, FrameId, Gop, Kind, StreamName, Timeline};
+use weir_node::handover::STATE_MAX;
+use weir_proto::session;
+use weir_wire::relay::{self, Decoder, Record};
 
+use crate::handover;
 use crate::hub::Hub;
 use crate::publish::{Action, Ended, Publish};
 use crate::relay::Link;
@@ -53,6 +56,70 @@ impl Publication {
         hub.add_publication(&publication);
         publication.drive();
         publication
+    }
+
+    /// Goes on with what was granted in another process; [`session::Publisher`] is what that one's
+    /// [`departing`](Self::departing) said. `None`: it is nothing that could have been said.
+    pub(crate) fn arrive(hub: &Rc<Hub>, state: &session::Publisher, link: Rc<Link>) -> Option<Rc<Self>> {
+        let next = state.next?;
+        let next = FrameId { epoch: next.epoch, seq: next.seq };
+        let line = state.timeline?;
+        let mut gop = Gop::new(hub.gop_limits());
+        let (mut decoder, mut records) = (Decoder::new(), BytesMut::from(&state.group[..]));
+        while let Some(record) = decoder.decode(&mut records).ok()? {
+            if let Record::Frame { frame, .. } = record {
+                gop.push(&Frame { body: Bytes::copy_from_slice(&frame.body), ..frame });
+            }
+        }
+        hub.publish_memory(0, gop.bytes());
+        let inner = Inner {
+            publish: Publish::arriving(Instant::now(), link.is_up(), next),
+            channel: None,
+            gop,
+            timeline: Some(Timeline::restore(line.base, line.begun.then_some((line.raw, line.out)))),
+            ended: None,
+            until_group: false,
+        };
+        let (key, hub_weak) = (state.key, Rc::downgrade(hub));
+        let name = handover::name(state.name.as_ref()?);
+        let publication =
+            Rc::new(Self { name, key, hub: hub_weak, link, inner: RefCell::new(inner), changed: Notify::new() });
+        hub.add_publication(&publication);
+        publication.drive();
+        Some(publication)
+    }
+
+    /// What [`arrive`](Self::arrive) needs, but for what its feed knows. `None`: it was not granted, or has ended.
+    pub(crate) fn departing(&self) -> Option<session::Publisher> {
+        let inner = &*self.inner.borrow();
+        if inner.ended.is_some() {
+            return None;
+        }
+        let next = inner.publish.departing()?;
+        let (base, last) = inner.timeline.as_ref()?.save();
+        let (raw, out) = last.unwrap_or_default();
+        let mut group = BytesMut::new();
+        // One that would not fit stays: the origin has it, and the next one begins soon.
+        if inner.gop.bytes() < STATE_MAX / 2 {
+            for frame in inner.group() {
+                relay::encode(&mut group, &Record::Frame { channel: 0, frame: frame.clone() });
+            }
+        }
+        Some(session::Publisher {
+            name: Some(handover::name_of(&self.name)),
+            key: self.key,
+            next: Some(session::FrameId { epoch: next.epoch, seq: next.seq }),
+            timeline: Some(session::Timeline { base, begun: last.is_some(), raw, out }),
+            group: group.to_vec(),
+            ..session::Publisher::default()
+        })
+    }
+
+    /// It goes on in another process: nothing is ended. What waits for the origin still goes there.
+    pub(crate) fn departed(&self) {
+        if let Some(channel) = self.inner.borrow_mut().channel.take() {
+            self.link.abandon(channel);
+        }
     }
 
     pub(crate) fn link(&self) -> &Rc<Link> {
@@ -195,14 +262,21 @@ impl Publication {
     fn replay(&self) {
         let inner = &mut *self.inner.borrow_mut();
         let Some(channel) = inner.channel else { return };
-        info!(stream = %self.name, "published again after the origin was lost");
-        let mut configs: Vec<Frame> = inner.gop.start_configs().iter().cloned().collect();
-        configs.sort_by_key(|frame| frame.id);
+        info!(stream = %self.name, "published again at the origin");
         inner.until_group = !inner.gop.joinable();
-        let group = inner.gop.frames().cloned();
-        for (i, frame) in configs.into_iter().map(|f| (None, f)).chain(group.enumerate().map(|(i, f)| (Some(i), f))) {
-            self.link.frame(channel, frame, i == Some(0));
+        let first = inner.gop.frames().next().map(|frame| frame.id);
+        for frame in inner.group() {
+            self.link.frame(channel, frame.clone(), Some(frame.id) == first);
         }
+    }
+}
+
+impl Inner {
+    /// Configuration in the order in which it came, then the current group.
+    fn group(&self) -> impl Iterator<Item = &Frame> {
+        let mut configs: Vec<&Frame> = self.gop.start_configs().iter().collect();
+        configs.sort_by_key(|frame| frame.id);
+        configs.into_iter().chain(self.gop.frames())
     }
 }
 
@@ -223,7 +297,6 @@ mod tests {
     use super::*;
     use crate::directory::Directory;
     use std::time::Duration;
-    use weir_media::FrameId;
     use weir_wire::relay::Refusal;
 
     #[test]

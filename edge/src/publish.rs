@@ -101,6 +101,23 @@ impl Publish {
         publish
     }
 
+    /// One that was granted in another process, and goes on here with `next`.
+    pub(crate) fn arriving(now: Instant, link: bool, next: FrameId) -> Self {
+        let mut publish = Self { state: State::Orphaned, next, ..Self::new(now, false) };
+        if link {
+            publish.link_up();
+        }
+        publish
+    }
+
+    /// What it would go on with in another process; `None` before the grant and after the end.
+    pub(crate) fn departing(&self) -> Option<FrameId> {
+        match self.state {
+            State::Live | State::Orphaned | State::Reclaiming => Some(self.next),
+            State::Claiming { .. } | State::Ended => None,
+        }
+    }
+
     /// The name of the next frame; `None` while no claim was granted. `true` if it is to be sent now.
     pub(crate) fn next_frame(&mut self) -> Option<(FrameId, bool)> {
         let send = match self.state {
@@ -252,6 +269,23 @@ mod tests {
         assert_eq!(p.poll(), Action::Replay);
         assert_eq!(p.next_frame(), Some((FrameId { epoch: 7, seq: 4 }, true)));
         assert_eq!(p.poll(), Action::Wait(None));
+    }
+
+    #[test]
+    fn one_that_comes_from_another_process_claims_what_it_had() {
+        let now = Instant::now();
+        let mut there = live(now);
+        there.next_frame();
+        let next = there.departing().unwrap();
+        for link in [true, false] {
+            let mut here = Publish::arriving(now, link, next);
+            here.link_up();
+            assert_eq!(here.poll(), Action::Claim(Some(FrameId { epoch: 7, seq: 2 })));
+            assert_eq!(here.next_frame(), Some((FrameId { epoch: 7, seq: 2 }, false)), "named and kept");
+            here.claimed(FrameId { epoch: 7, seq: 2 }, 0);
+            assert_eq!((here.poll(), here.poll()), (Action::Replay, Action::Wait(None)));
+        }
+        assert_eq!(Publish::new(now, true).departing(), None);
     }
 
     #[test]

@@ -61,6 +61,14 @@ impl Pull {
         }
     }
 
+    /// A player came from another process, where it was told that there is a publisher.
+    pub(crate) fn presume_live(&mut self, now: Instant) {
+        if self.live.is_none() {
+            self.live = Some(true);
+            self.recovers_until = Some(now + self.recovery);
+        }
+    }
+
     pub(crate) fn player_joined(&mut self) {
         self.players += 1;
         self.unused_since = None;
@@ -166,6 +174,26 @@ mod tests {
                 action => actions.push(action),
             }
         }
+    }
+
+    #[test]
+    fn a_player_from_another_process_is_not_told_twice() {
+        let now = Instant::now();
+        let mut pull = Pull::new(now, LINGER, RECOVERY, true);
+        pull.presume_live(now);
+        pull.player_joined();
+        assert_eq!(drain(&mut pull).0, [Action::Subscribe]);
+        let mut other = Pull::new(now, LINGER, RECOVERY, true);
+        other.presume_live(now);
+        other.player_joined();
+        drain(&mut other);
+        pull.heard_live();
+        assert_eq!(drain(&mut pull).0, [], "it knows");
+        // An origin that was replaced as well may not know the publisher yet.
+        other.heard_idle();
+        assert_eq!(drain(&mut other).0, []);
+        other.handle_timeout(now + RECOVERY);
+        assert_eq!(drain(&mut other).0, [Action::Idle]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use weir_media::{Frame, FrameId, Gop, StreamName};
 use weir_node::config::Play;
 use weir_wire::relay::{RECORD_MAX, Record};
 
-use crate::fanout::{Blocked, FanOut, Format, Handle, Patience, Start, Walk};
+use crate::fanout::{Blocked, FanOut, Format, Handle, Moving, Patience, Start, Walk};
 use crate::hub::Hub;
 use crate::pull::{Action, Pull};
 use crate::relay::Link;
@@ -102,6 +102,14 @@ impl Stream {
 
     /// Takes a player in. It is written to at once if there is something to write.
     pub(crate) fn join(self: &Rc<Self>, format: Format, socket: Rc<TcpStream>, start: Start) -> Member {
+        self.enter(format, |fan, handle, _| fan.join(socket, handle, start))
+    }
+
+    fn enter(
+        self: &Rc<Self>,
+        format: Format,
+        enter: impl FnOnce(&mut FanOut, Rc<Handle>, bool) -> (usize, Option<Blocked>),
+    ) -> Member {
         let handle = Rc::new(Handle::default());
         let place = Self::place(format);
         let (key, blocked) = {
@@ -116,15 +124,36 @@ impl Stream {
                 }
                 fan
             });
-            let joined = fan.join(socket, handle.clone(), start);
+            let entered = enter(fan, handle.clone(), inner.play.gop_cache);
             if let Some(hub) = &hub {
                 hub.count(fan.take_counts());
             }
-            joined
+            entered
         };
         self.wait_for(place, blocked);
         self.drive();
         Member { stream: self.clone(), place, key, handle }
+    }
+
+    /// Takes in a player that comes from another process; `told_live`: what it knows of the publisher there.
+    pub(crate) fn arrive(
+        self: &Rc<Self>,
+        format: Format,
+        socket: Rc<TcpStream>,
+        moving: Moving,
+        told_live: bool,
+    ) -> Member {
+        if told_live {
+            let inner = &mut *self.inner.borrow_mut();
+            inner.pull.presume_live(Instant::now());
+            inner.live |= inner.last.is_none();
+        }
+        self.enter(format, |fan, handle, cached| {
+            if told_live {
+                handle.set_live(true);
+            }
+            fan.arrive(socket, handle, moving, cached)
+        })
     }
 
     /// Pulls it without playing it.
@@ -396,6 +425,18 @@ impl Member {
     /// Stops or restarts the media.
     pub(crate) fn pause(&self, on: bool) {
         self.with(|fan, key| fan.pause(key, on));
+    }
+
+    /// Leaves for another process: what it takes to go on there. `None`: the player was closed.
+    pub(crate) fn depart(&self) -> Option<Moving> {
+        if self.handle.closed().is_some() {
+            return None;
+        }
+        self.stream.inner.borrow_mut().fans[self.place].as_mut()?.depart(self.key)
+    }
+
+    pub(crate) fn stream(&self) -> &Rc<Stream> {
+        &self.stream
     }
 
     /// Stops the media behind what there is by now, and waits until that is written. False: it took too long.

@@ -1,5 +1,7 @@
 //! The worker's life: its listeners, what the supervisor wants of it, and what it reports.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,10 +16,11 @@ use tracing::{info, warn};
 use weir_node::link::Report;
 use weir_node::sockets::NamedSocket;
 use weir_node::tls::ClusterTls;
-use weir_node::worker::{Command, Shell};
+use weir_node::worker::{Command, Shell, handover_socket};
 
 use crate::control::{Identity, Registration};
 use crate::directory::Directory;
+use crate::handover;
 use crate::hub::{Counted, Hub, add};
 use crate::relay::QuicClient;
 use crate::serve::http::Service;
@@ -29,6 +32,9 @@ const UNSENT: u32 = 128 * 1024;
 
 /// Clients above the limit that are still told why they are refused.
 const TOLD: u64 = 256;
+
+/// How often a worker that leaves looks whether its clients have.
+const LEAVING_TICK: Duration = Duration::from_millis(20);
 
 /// How long clients have to take their last words.
 const FAREWELL: Duration = Duration::from_millis(800);
@@ -67,10 +73,15 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
         spawn_local(Registration { identity, origin, tls, hub, endpoint }.run());
     }
     let worker = format!("{}/edge.{}.{}", config.node_name(), shell.slot, shell.incarnation);
-    let mut listeners = Listeners::new(Context::new(hub.clone(), worker).context("publishers")?);
+    let cx = Context::new(hub.clone(), worker).context("publishers")?;
+    let clients = handover_socket(&shell.run_dir, shell.slot, shell.incarnation);
+    handover::listen(cx.clone(), &clients)?;
+    let mut listeners = Listeners::new(cx);
     listeners.open(shell.slot, std::mem::take(&mut shell.sockets))?;
     shell.link.ready();
-    serve(shell, &hub, listeners).await
+    let served = serve(shell, &hub, listeners).await;
+    std::fs::remove_file(clients).ok();
+    served
 }
 
 async fn serve(mut shell: Shell, hub: &Rc<Hub>, mut listeners: Listeners) -> anyhow::Result<()> {
@@ -97,6 +108,14 @@ async fn serve(mut shell: Shell, hub: &Rc<Hub>, mut listeners: Listeners) -> any
                 info!(clients = hub.stats().connections.get(), "draining");
                 listeners.close_all();
                 drained_by = Some(deadline);
+                tick = interval(LEAVING_TICK);
+            }
+            Some(Command::HandOver { path, deadline }) => {
+                info!(clients = hub.stats().connections.get(), "handing over");
+                listeners.close_all();
+                handover::open_way(hub, path);
+                drained_by = Some(deadline);
+                tick = interval(LEAVING_TICK);
             }
             Some(Command::Adopt { token, slot, sockets }) => {
                 let opened = listeners.open(slot, sockets).map_err(|e| format!("{e:#}"));
@@ -151,6 +170,17 @@ enum Serves {
     Http(Service),
 }
 
+impl Serves {
+    fn of(service: &str) -> Option<Self> {
+        match service {
+            "rtmp" => Some(Self::Rtmp),
+            "http" => Some(Self::Http(Service::Http)),
+            "api" => Some(Self::Http(Service::Api)),
+            _ => None,
+        }
+    }
+}
+
 /// The slots whose sockets are accepted from: this worker's own, and those it was lent.
 struct Listeners {
     cx: Context,
@@ -165,13 +195,8 @@ impl Listeners {
     fn open(&mut self, slot: u32, sockets: Vec<NamedSocket>) -> anyhow::Result<()> {
         let mut loops = Vec::new();
         for socket in sockets {
-            let serves = match socket.service() {
-                "rtmp" => Serves::Rtmp,
-                "http" => Serves::Http(Service::Http),
-                "api" => Serves::Http(Service::Api),
-                other => anyhow::bail!("a socket named {other} is not for an edge"),
-            };
             let name = socket.name.clone();
+            let serves = Serves::of(socket.service()).with_context(|| format!("socket {name} is not for an edge"))?;
             let listener = socket.into_tcp_listener().with_context(|| format!("socket {name}"))?;
             loops.push(spawn_local(accept(self.cx.clone(), listener, serves)).abort_handle());
         }
@@ -231,17 +256,24 @@ fn tune(socket: &TcpStream) {
 
 fn start(cx: &Context, socket: TcpStream, peer: std::net::SocketAddr, serves: Serves, refused: bool) {
     tune(&socket);
-    let cx = cx.clone();
     let client = Client::new(socket, peer, cx.client_id());
-    spawn_local(async move {
-        let stats = cx.hub.stats().clone();
-        let _count = Counted::new(&stats, |s| &s.connections);
-        match (serves, refused) {
-            (Serves::Rtmp, refused) => rtmp::serve(cx, client, refused).await,
-            (Serves::Http(_), true) => http::refuse_busy(&client).await,
-            (Serves::Http(service), false) => http::serve(cx, client, service).await,
-        }
-    });
+    spawn_local(attend(cx.clone(), client, serves, refused));
+}
+
+async fn attend(cx: Context, client: Client, serves: Serves, refused: bool) {
+    let stats = cx.hub.stats().clone();
+    let _count = Counted::new(&stats, |s| &s.connections);
+    match (serves, refused) {
+        (Serves::Rtmp, refused) => rtmp::serve(cx, client, refused).await,
+        (Serves::Http(_), true) => http::refuse_busy(&client).await,
+        (Serves::Http(service), false) => http::serve(cx, client, service).await,
+    }
+}
+
+/// Serves a client that another worker accepted and did not read. `None`: no listener of an edge is called so.
+pub(crate) fn serve_fresh(cx: Context, client: Client, service: &str) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+    let serves = Serves::of(service)?;
+    Some(Box::pin(attend(cx, client, serves, false)))
 }
 
 #[cfg(test)]

@@ -105,7 +105,7 @@ async fn serve(mut shell: Shell, relay: &Relay) -> anyhow::Result<()> {
                 relay.hub().borrow_mut().configure(Rules::new(&config));
                 shell.link.ack(token, Ok(()));
             }
-            Some(Command::Drain { deadline }) => {
+            Some(Command::Drain { deadline } | Command::HandOver { deadline, .. }) => {
                 // It serves, and takes new publishers, until it is gone: edges carry theirs over to a successor, and
                 // until there is one nobody else could take them.
                 info!(streams = relay.hub().borrow().stream_count(), "draining");

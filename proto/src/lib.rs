@@ -11,3 +11,9 @@ pub mod supervisor {
 pub mod origin {
     tonic::include_proto!("weir.origin");
 }
+
+/// Clients on their way from one edge worker process to another.
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]
+pub mod session {
+    include!(concat!(env!("OUT_DIR"), "/weir.session.rs"));
+}

@@ -74,6 +74,7 @@ enum Event {
     Ack(u64, bool),
     Trouble,
     Scale,
+    Replace,
     Stop(bool),
 }
 
@@ -94,6 +95,11 @@ struct World {
     wake: Option<Time>,
     desired: (u32, u32),
     scalings: usize,
+    /// Replacements and drains: each starts a worker a slot.
+    renewals: usize,
+    /// The plan counts from its own moment zero.
+    origin: Time,
+    seed: u64,
     uncovered: BTreeMap<SlotId, Time>,
     spawned: BTreeMap<SlotId, Vec<Time>>,
     announced: bool,
@@ -115,6 +121,9 @@ impl World {
             wake: None,
             desired: (0, 0),
             scalings: 0,
+            renewals: 0,
+            origin: Time::ZERO,
+            seed,
             uncovered: BTreeMap::new(),
             spawned: BTreeMap::new(),
             announced: false,
@@ -148,17 +157,31 @@ impl World {
     /// Gives the plan an input, at times with a clock that went back, and does what it says.
     fn tell(&mut self, input: Input) {
         let back = if self.rng.one_in(50) { self.rng.millis(0, 3000) } else { Duration::ZERO };
-        self.plan.handle(self.now - back, input);
+        self.plan.handle((self.now - back).saturating_sub(self.origin), input);
         loop {
             match self.plan.poll() {
                 Output::Do(action) => self.carry_out(action),
                 Output::Wait(wake) => {
-                    self.wake = wake;
+                    self.wake = wake.map(|at| at + self.origin);
                     break;
                 }
             }
         }
         self.look();
+    }
+
+    /// The supervisor becomes another image: what the plan says of itself is all that it keeps, and every worker attaches
+    /// anew.
+    fn exec(&mut self) {
+        let saved = serde_json::to_string(&self.plan.save(self.now - self.origin)).unwrap();
+        self.plan = Plan::restore(&serde_json::from_str(&saved).unwrap(), Limits::default(), self.seed).unwrap();
+        self.origin = self.now;
+        for id in self.processes.keys().copied().collect::<Vec<_>>() {
+            self.processes.get_mut(&id).unwrap().linked = false;
+            let back = self.rng.millis(5, 300);
+            self.after(back, Event::Attach(id));
+        }
+        self.tell(Input::Replace);
     }
 
     fn carry_out(&mut self, action: Action) {
@@ -167,6 +190,12 @@ impl World {
             Action::Spawn(id) => self.spawn(id),
             Action::Stop(id) => self.send(id, Told::Leave { within: Duration::ZERO }),
             Action::Drain { worker, within } => self.send(worker, Told::Leave { within }),
+            Action::HandOver { from, to, within } => {
+                let heir = self.plan.slots().flat_map(|view| view.workers).find(|worker| worker.id == to);
+                assert!(heir.is_some_and(|heir| !heir.leaving), "{from} hands over to {to}, which is not there");
+                assert!(from != to && from.slot.role == Role::Edge && to.slot.role == Role::Edge);
+                self.send(from, Told::Leave { within });
+            }
             Action::Kill(id) => {
                 let troubled = self.troubled();
                 let Some(process) = self.processes.get_mut(&id) else { return };
@@ -209,7 +238,7 @@ impl World {
         let times = self.spawned.entry(id.slot).or_default();
         times.push(self.now);
         let lately = times.iter().filter(|at| **at + Duration::from_secs(60) > self.now).count();
-        assert!(lately <= 6 + self.scalings, "{} was started {lately} times within a minute", id.slot);
+        assert!(lately <= 6 + self.scalings + self.renewals, "{} was started {lately} times within a minute", id.slot);
         if self.troubled() && self.rng.one_in(20) {
             // The process cannot be started at all.
             return self.after(Duration::ZERO, Event::Exit(id));
@@ -261,6 +290,17 @@ impl World {
             Event::Ack(token, done) => self.tell(Input::Ack { token, done }),
             Event::Trouble => self.trouble(),
             Event::Scale => self.scale(),
+            Event::Replace => {
+                self.renewals += 1;
+                match self.rng.below(3) {
+                    0 => self.exec(),
+                    1 => self.tell(Input::Replace),
+                    _ => {
+                        let slot = SlotId::edge(u32::try_from(self.rng.below(6)).unwrap());
+                        self.tell(Input::Drain(slot));
+                    }
+                }
+            }
             Event::Stop(graceful) => self.tell(Input::Stop { graceful }),
         }
     }
@@ -334,7 +374,7 @@ impl World {
             return;
         };
         let victim = alive[at];
-        match self.rng.below(10) {
+        match self.rng.below(12) {
             0..4 => self.after(Duration::ZERO, Event::Exit(victim)),
             4 | 5 => self.processes.get_mut(&victim).unwrap().hung = true,
             6 => {
@@ -345,7 +385,8 @@ impl World {
                 self.after(back, Event::Attach(victim));
             }
             7 if self.scalings < 5 => self.after(Duration::ZERO, Event::Scale),
-            8 => {
+            8 | 9 if self.stopping_since.is_none() => self.after(Duration::ZERO, Event::Replace),
+            10 => {
                 // The supervisor stands still; what its workers said meanwhile waits for it.
                 let still = self.rng.millis(600, 60_000);
                 self.now += still;
@@ -423,6 +464,7 @@ impl World {
     /// After the faults: every wanted slot has its own worker, the retired ones are read by siblings.
     fn at_rest(&self) {
         assert!(self.announced, "never ready");
+        assert_eq!(self.plan.replacing(), None, "a replacement that does not end");
         for view in self.plan.slots() {
             let ready = view.workers.iter().any(|worker| worker.state == WorkerState::Ready);
             assert_eq!(ready, view.wanted, "{view:?} in a host of {:?}", self.desired);

@@ -20,6 +20,8 @@ pub(crate) enum CloseReason {
     TooSlow,
     /// More than [`CONTROL_MAX`] of answers waited for it.
     Flood,
+    /// It left for another process.
+    Moved,
 }
 
 impl CloseReason {
@@ -29,6 +31,7 @@ impl CloseReason {
             Self::Gone => "connection lost",
             Self::TooSlow => "too slow",
             Self::Flood => "asks without reading",
+            Self::Moved => "moved to another process",
         }
     }
 }
@@ -198,6 +201,7 @@ impl Player {
 
     /// What it takes to go on elsewhere.
     pub(super) fn departs(self, log: &Log) -> Moving {
+        self.handle.close(CloseReason::Moved);
         let (at, paused) = match self.place {
             Place::Reading(at) => (at, false),
             Place::Finishing { at, then, .. } => (at, then == Then::Pause),

@@ -173,6 +173,11 @@ impl Link {
         }
     }
 
+    /// Forgets a publication that goes on in another process. What waits of it is still written.
+    pub(crate) fn abandon(&self, channel: u32) {
+        self.channels.borrow_mut().remove(&channel);
+    }
+
     /// Whether a publisher may go on sending.
     pub(crate) fn has_room(&self, channel: u32) -> bool {
         !self.up.get() || self.out.borrow().has_room(channel)

@@ -62,8 +62,8 @@ impl Feed {
         machine: Rc<RefCell<Server>>,
         publication: Rc<Publication>,
         latency: Option<Duration>,
-    ) -> Rc<Self> {
-        Rc::new(Self {
+    ) -> Self {
+        Self {
             socket,
             machine,
             publication,
@@ -74,14 +74,22 @@ impl Feed {
             unsent: RefCell::default(),
             stop: RefCell::default(),
             stopped: Notify::new(),
-        })
+        }
+    }
+
+    /// Goes on where another feed stood: whether its media had begun, when it last came, and what is still to be written.
+    pub(crate) fn go_on(self, started: bool, last_media: Instant, unsent: Vec<u8>) -> Self {
+        self.started.set(started);
+        self.last_media.set(last_media);
+        self.unsent.replace(unsent);
+        self
     }
 
     pub(super) fn socket(&self) -> &TcpStream {
         &self.socket
     }
 
-    pub(super) fn latency(&self) -> Option<Duration> {
+    pub(crate) fn latency(&self) -> Option<Duration> {
         self.latency
     }
 

@@ -1,17 +1,24 @@
 //! HTTP-FLV players.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
-use tokio::time::timeout;
+use tokio::sync::mpsc::OwnedPermit;
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::info;
 use weir_media::{StreamName, flv};
+use weir_proto::session::{self, Session as State, session::Kind};
 use weir_wire::http::Head;
 use weir_wire::rtmp::{self, Limits};
 
 use super::http::while_there;
 use super::{Client, Context};
 use crate::fanout::{CloseReason, Format, Start};
-use crate::hub::{Counted, add};
+use crate::handover::{Departing, depart, moving, name, player_of};
+use crate::hub::{Counted, Leaving, add};
 use crate::stream::Member;
 
 /// What pages of other sites need to read an answer. Browsers want the second private-network name, older ones of SRS's
@@ -119,58 +126,118 @@ async fn play(cx: &Context, client: &Client, head: &Head, path: &str) -> Result<
     let start = Start { front: Vec::new(), intro, cached: rules.play.gop_cache };
     let Ok(socket) = client.socket() else { return Ok(()) };
     let member = stream.join(Format::Flv, socket.clone(), start);
-    let wait = rules.http_flv.wait;
-    let started = async {
-        while !member.handle().started() && member.handle().closed().is_none() {
-            member.handle().changed().await;
-        }
-    };
-    // A published stream may take longer than a missing one: its next key frame is awaited.
-    let missing = timeout(wait, async {
-        while !member.handle().live() && member.handle().closed().is_none() {
-            member.handle().changed().await;
-        }
-    });
-    match while_there(cx, client, missing).await {
-        None => return Ok(()),
-        Some(Err(_)) => return Err(Refusal::NoStream("this stream is not published\n")),
-        Some(Ok(())) => {}
-    }
-    if while_there(cx, client, started).await.is_none() {
-        return Ok(());
-    }
-    info!(client = %client.id, peer = %client.peer, stream = %name, "flv play");
-    let reason = watch(cx, client, &member).await;
-    info!(client = %client.id, peer = %client.peer, stream = %name, bytes = member.handle().sent(), reason, "flv player left");
-    Ok(())
+    let wait_until = Instant::now() + rules.http_flv.wait;
+    Player { cx, client, member, found: false, wait_until, count: None }.run().await
 }
 
-/// Waits until the player or its stream goes. The body ends with the connection.
-async fn watch(cx: &Context, client: &Client, member: &Member) -> &'static str {
-    let _count = Counted::new(cx.hub.stats(), |s| &s.players);
-    let ended = async {
-        loop {
-            if let Some(reason) = member.handle().closed() {
-                if reason == CloseReason::TooSlow {
-                    add(&cx.hub.stats().slow_closed, 1);
-                }
-                return reason.as_str();
-            }
-            if !member.handle().live() {
-                return "the stream has ended";
-            }
-            member.handle().changed().await;
+/// Goes on with a player of another process. `None`: with this one nobody can.
+pub(crate) fn arrive(cx: Context, client: Client, state: session::Flv) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
+    let player = state.player?;
+    let (name, live) = (name(player.name.as_ref()?), player.live);
+    Some(Box::pin(async move {
+        let _count = Counted::new(cx.hub.stats(), |s| &s.connections);
+        let (Some(stream), Ok(socket)) = (cx.hub.stream(&name), client.socket()) else { return };
+        let count = player.last.is_some().then(|| Counted::new(cx.hub.stats(), |s| &s.players));
+        let member = stream.arrive(Format::Flv, socket.clone(), moving(player), live);
+        let wait_until = Instant::now() + Duration::from_millis(state.wait_ms);
+        let player = Player { cx: &cx, client: &client, member, found: state.found, wait_until, count };
+        if let Err(Refusal::NoStream(text)) = player.run().await {
+            let head = "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n";
+            client.write(format!("{head}Content-Length: {}\r\n\r\n{text}", text.len()).as_bytes()).await.ok();
         }
-    };
-    let reason = tokio::select! {
-        reason = ended => reason,
-        () = super::http::gone(cx, client) => return "closed by the client",
-        () = cx.hub.closing() => "the server is going away",
-    };
-    // What no round has written yet is part of the body.
-    tokio::select! {
-        _ = member.finish() => {}
-        () = super::http::gone(cx, client) => {}
+    }))
+}
+
+/// One that waits for its stream, or plays it.
+struct Player<'a> {
+    cx: &'a Context,
+    client: &'a Client,
+    member: Member,
+    /// The stream had a publisher at some time.
+    found: bool,
+    /// How long it may have none.
+    wait_until: Instant,
+    /// From the first media on.
+    count: Option<Counted>,
+}
+
+impl Player<'_> {
+    /// Until the client or its stream goes, or this process does. The body ends with the connection.
+    async fn run(mut self) -> Result<(), Refusal> {
+        let reason = loop {
+            let handle = self.member.handle();
+            if let Some(reason) = handle.closed() {
+                if reason == CloseReason::TooSlow {
+                    add(&self.cx.hub.stats().slow_closed, 1);
+                }
+                break reason.as_str();
+            }
+            if handle.started() && self.count.is_none() {
+                self.count = Some(Counted::new(self.cx.hub.stats(), |s| &s.players));
+                let (Client { id, peer, .. }, stream) = (self.client, self.member.stream().name());
+                info!(client = %id, %peer, %stream, "flv play");
+            }
+            self.found |= handle.live();
+            if handle.started() && !handle.live() {
+                self.finish().await;
+                break "the stream has ended";
+            }
+            // A published stream may take longer than a missing one: its next key frame is awaited.
+            let missing = async {
+                match self.found {
+                    true => std::future::pending().await,
+                    false => sleep_until(self.wait_until).await,
+                }
+            };
+            let leaving = tokio::select! {
+                () = handle.changed() => continue,
+                () = missing => return Err(Refusal::NoStream("this stream is not published\n")),
+                () = super::http::gone(self.cx, self.client) => break "closed by the client",
+                leaving = self.cx.hub.leaving(true) => leaving,
+            };
+            match leaving {
+                Leaving::Move(way) => match self.depart(way).await {
+                    true => return Ok(()),
+                    false => continue,
+                },
+                Leaving::Close if self.count.is_some() => {
+                    self.finish().await;
+                    break "the server is going away";
+                }
+                Leaving::Close => return Ok(()),
+            }
+        };
+        if self.count.is_some() {
+            let (Client { id, peer, .. }, stream) = (self.client, self.member.stream().name());
+            info!(client = %id, %peer, %stream, bytes = self.member.handle().sent(), reason, "flv player left");
+        }
+        Ok(())
     }
-    reason
+
+    /// What no round has written yet is part of the body.
+    async fn finish(&self) {
+        tokio::select! {
+            _ = self.member.finish() => {}
+            () = super::http::gone(self.cx, self.client) => {}
+        }
+    }
+
+    /// True: it goes on in another process.
+    async fn depart(&mut self, way: OwnedPermit<Departing>) -> bool {
+        let (stream, live) = (self.member.stream().clone(), self.member.handle().live());
+        let Ok(socket) = self.client.socket().cloned() else { return false };
+        let Some(moving) = self.member.depart() else { return false };
+        let left = self.wait_until.saturating_duration_since(Instant::now());
+        let state = session::Flv {
+            player: Some(player_of(stream.name(), moving.clone(), live)),
+            found: self.found,
+            wait_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        };
+        let session = State { peer: self.client.peer.to_string(), kind: Some(Kind::Flv(state)) };
+        if depart(&self.cx.hub, way, &*socket, &session).await {
+            return true;
+        }
+        self.member = stream.arrive(Format::Flv, socket, moving, live);
+        false
+    }
 }

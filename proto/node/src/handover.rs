@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! giver                                              taker
+//!                      <──────────────── magic, version: it is ready
 //!   magic, version, count, length  + descriptors ──────>
 //!   count times: length, state     ────────────────────>
 //!                      <────────────────  count bytes: 1 taken, 0 not
@@ -39,6 +40,7 @@ const WITHIN: Duration = Duration::from_secs(5);
 
 const MAGIC: [u8; 4] = *b"weir";
 const HEADER: usize = 16;
+const GREETING: usize = 6;
 
 /// Why a batch was not handed over, or not received.
 #[derive(Debug, thiserror::Error)]
@@ -76,18 +78,37 @@ pub struct Passage {
 }
 
 impl Passage {
-    /// Calls the taker that listens at `path`.
+    /// Calls the taker that listens at `path`, and waits until it is ready.
     ///
     /// # Errors
-    /// Nobody answers there.
+    /// Nobody answers there, or not in time, or by another version.
     pub async fn connect(path: &Path) -> Result<Self, Error> {
-        let stream = timeout(WITHIN, UnixStream::connect(path)).await.map_err(|_| Error::Late)??;
-        Ok(Self { stream })
+        let connected = async {
+            let passage = Self { stream: UnixStream::connect(path).await? };
+            let mut greeting = [0; GREETING];
+            passage.fill(&mut greeting, &mut Vec::new()).await?;
+            let [m0, m1, m2, m3, v0, v1] = greeting;
+            match ([m0, m1, m2, m3], u16::from_le_bytes([v0, v1])) {
+                (MAGIC, VERSION) => Ok(passage),
+                (MAGIC, version) => Err(Error::Version(version)),
+                _ => Err(Error::Malformed),
+            }
+        };
+        timeout(WITHIN, connected).await.unwrap_or(Err(Error::Late))
     }
 
     /// The taker's end of a connection that was accepted.
     pub fn accepted(stream: UnixStream) -> Self {
         Self { stream }
+    }
+
+    /// Tells the giver that its clients can come.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub async fn greet(&self) -> Result<(), Error> {
+        let greeting = [&MAGIC[..], &VERSION.to_le_bytes()].concat();
+        timeout(WITHIN, self.drain(&greeting, &[])).await.map_err(|_| Error::Late)?
     }
 
     /// Hands over at most [`BATCH_MAX`] clients; says of each whether it was taken.
@@ -266,6 +287,24 @@ mod tests {
             let items = [item(Vec::new())];
             let (given, ()) = tokio::join!(giver.give(&items), hangs_up);
             assert!(matches!(given, Err(Error::Io(_))), "{given:?}");
+        });
+    }
+
+    #[test]
+    fn a_giver_waits_until_the_taker_is_ready_and_speaks_its_version() {
+        on_runtime(async {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("taker.sock");
+            assert!(matches!(Passage::connect(&path).await, Err(Error::Io(_))));
+            let listener = tokio::net::UnixListener::bind(&path).unwrap();
+            let (connected, ()) = tokio::join!(Passage::connect(&path), async {
+                Passage::accepted(listener.accept().await.unwrap().0).greet().await.unwrap();
+            });
+            connected.unwrap();
+            let (connected, ()) = tokio::join!(Passage::connect(&path), async {
+                listener.accept().await.unwrap().0.try_write(b"weir\xff\x00").unwrap();
+            });
+            assert!(matches!(connected, Err(Error::Version(255))));
         });
     }
 

@@ -26,7 +26,7 @@ pub use weir_proto::supervisor::Report;
 use crate::config::Config;
 use crate::fdpass;
 use crate::sockets::NamedSocket;
-use crate::worker::{Command, Identity, Orders};
+use crate::worker::{Command, Identity, Orders, handover_socket};
 
 /// How long a worker tries its link before it calls it lost.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -260,6 +260,11 @@ impl Link {
                 }
                 Some(to_worker::Kind::Drain(drain)) => {
                     self.orders.drain(Duration::from_millis(drain.deadline_ms)).await;
+                }
+                Some(to_worker::Kind::HandOver(to)) => {
+                    let run_dir = self.socket.parent().unwrap_or_else(|| Path::new("/"));
+                    let path = handover_socket(run_dir, to.slot, to.incarnation);
+                    self.orders.hand_over(path, Duration::from_millis(to.deadline_ms)).await;
                 }
                 Some(to_worker::Kind::Adopt(adopt)) => self.adopt(adopt).await,
                 Some(to_worker::Kind::Release(release)) => {

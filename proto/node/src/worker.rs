@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::str::FromStr;
@@ -32,6 +32,11 @@ pub const RUN_DIR_VARIABLE: &str = "WEIR_INTERNAL_RUN_DIR";
 
 /// The name of the control link's socket in the run directory.
 pub const LINK_SOCKET: &str = "link.sock";
+
+/// Where the edge worker of that slot and incarnation takes clients of others.
+pub fn handover_socket(run_dir: &Path, slot: u32, incarnation: u64) -> PathBuf {
+    run_dir.join(format!("edge-{slot}.{incarnation}.sock"))
+}
 
 /// How long a body may take to return after [`Command::Stop`], and after its drain's deadline. The process then
 /// ends without it. Shorter than the supervisor's own patience, so that a stop is not a kill.
@@ -100,6 +105,14 @@ pub enum Command {
     },
     /// Stop accepting, let the clients leave, and return from the body when none is left or at the deadline.
     Drain {
+        /// The body must have returned by then.
+        deadline: Instant,
+    },
+    /// Stop accepting, let the clients go on in the worker that listens at `path`, drain those that cannot, and return
+    /// from the body when none is left or at the deadline.
+    HandOver {
+        /// Where the other worker takes them: see [`handover_socket`].
+        path: PathBuf,
         /// The body must have returned by then.
         deadline: Instant,
     },
@@ -298,9 +311,19 @@ impl Orders {
     }
 
     pub(crate) async fn drain(&self, within: Duration) {
+        let deadline = self.leave_after(within);
+        self.send(Command::Drain { deadline }).await;
+    }
+
+    pub(crate) async fn hand_over(&self, path: PathBuf, within: Duration) {
+        let deadline = self.leave_after(within);
+        self.send(Command::HandOver { path, deadline }).await;
+    }
+
+    fn leave_after(&self, within: Duration) -> Instant {
         let deadline = Instant::now() + within;
         self.leave_by(deadline + LEAVE_WITHIN);
-        self.send(Command::Drain { deadline }).await;
+        deadline
     }
 
     async fn stop(&self) {

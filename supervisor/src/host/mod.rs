@@ -28,7 +28,7 @@ use weir_node::fdpass;
 use weir_node::worker::LINK_SOCKET;
 use weir_proto::supervisor::admin_server::AdminServer;
 use weir_proto::supervisor::link_server::LinkServer;
-use weir_proto::supervisor::{Adopt, Drain, Release, to_worker};
+use weir_proto::supervisor::{Adopt, Drain, HandOver, Release, to_worker};
 
 use crate::admin::{Ask, CTL_SOCKET, Operator, REQUESTS_MAX};
 use crate::link::{EVENTS_MAX, Event, Links};
@@ -92,6 +92,7 @@ struct Ears {
     interrupt: Signals,
     quit: Signals,
     reopen: Signals,
+    upgrade: Signals,
     second: Interval,
 }
 
@@ -133,6 +134,7 @@ impl Host {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             reopen: signal(SignalKind::user_defined1())?,
+            upgrade: signal(SignalKind::user_defined2())?,
             second,
         })
     }
@@ -161,6 +163,7 @@ impl Host {
                 _ = ears.interrupt.recv() => self.stop(false),
                 _ = ears.quit.recv() => self.stop(true),
                 _ = ears.reopen.recv() => self.reopen_logs(),
+                _ = ears.upgrade.recv() => self.tell(Input::Replace),
                 _ = ears.second.tick() => self.each_second(),
                 () = at(wake) => self.tell(Input::Tick),
             }
@@ -196,6 +199,13 @@ impl Host {
                     self.signal(worker, Signal::SIGQUIT);
                 }
             }
+            Action::HandOver { from, to, within } => {
+                let deadline_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+                let order = HandOver { slot: to.slot.index, incarnation: to.incarnation, deadline_ms };
+                if !self.say(from, to_worker::Kind::HandOver(order)) {
+                    self.signal(from, Signal::SIGQUIT);
+                }
+            }
             Action::Lend { slot, to, token } => self.lend(slot, to, token),
             Action::Return { slot, from, token } => {
                 self.say(from, to_worker::Kind::Release(Release { token, slot: slot.index }));
@@ -208,8 +218,8 @@ impl Host {
             Action::CloseListeners => self.slots.close(),
             Action::Exit { abandoned } => self.exit = Some(abandoned),
             Action::Note(note) => match note {
-                Note::Lent { .. } | Note::Returned { .. } => info!("{note}"),
-                Note::Died { faulted: true, .. } => error!("{note}"),
+                Note::Lent { .. } | Note::Returned { .. } | Note::Replaced => info!("{note}"),
+                Note::Died { faulted: true, .. } | Note::ReplaceFailed { .. } => error!("{note}"),
                 Note::Died { .. } | Note::StartTooLong(_) | Note::Hung(_) | Note::LeaveTooLong(_) => warn!("{note}"),
             },
         }

@@ -15,7 +15,10 @@ impl Plan {
 
     fn check_slot(&self, slot: &Slot) {
         let id = slot.id;
-        let current = slot.workers.iter().filter(|worker| !worker.leaving()).count();
+        let staying = |worker: &&super::slot::Worker| !worker.leaving() && slot.successor != Some(worker.id);
+        let current = slot.workers.iter().filter(staying).count();
+        let successor = slot.successor.map(|id| slot.workers.iter().any(|worker| worker.id == id));
+        assert_ne!(successor, Some(false), "{id} waits for a successor that is gone");
         assert!(current <= 1, "{id} has {current} workers of which none is leaving");
         assert!(slot.workers.len() <= INCARNATIONS_MAX, "{id} has {} workers", slot.workers.len());
         assert!(slot.workers.iter().all(|worker| worker.id.slot == id), "{id} has another slot's worker");

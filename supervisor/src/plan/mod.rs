@@ -11,11 +11,14 @@
 //! A slot's sockets are never closed while the supervisor serves. An edge slot without a worker that serves is a
 //! hole in the SO_REUSEPORT group, into which the kernel still queues its share of connections, so its sockets
 //! are lent to a sibling until its own worker is ready. Workers are known by role, slot and
-//! incarnation; a draining incarnation may live on beside the next one.
+//! incarnation; a draining incarnation may live on beside the next one, and a successor starts beside the one that it
+//! replaces.
 
 mod check;
 mod deaths;
 mod loan;
+mod replace;
+mod saved;
 mod slot;
 mod stop;
 mod types;
@@ -26,9 +29,11 @@ use std::time::Duration;
 
 use weir_node::worker::Role;
 
+pub use saved::SavedPlan;
 pub use types::{Action, INCARNATIONS_MAX, Input, Limits, Note, Output, SlotId, Time, WorkerId};
 pub use view::{SlotState, SlotView, WorkerState, WorkerView};
 
+use replace::Replacing;
 use slot::{Slot, State, Worker};
 use stop::Stop;
 
@@ -45,6 +50,7 @@ pub struct Plan {
     tokens: u64,
     announced: bool,
     stop: Option<Stop>,
+    replacing: Option<Replacing>,
     actions: VecDeque<Action>,
 }
 
@@ -64,6 +70,7 @@ impl Plan {
             tokens: 0,
             announced: false,
             stop: None,
+            replacing: None,
             actions: VecDeque::new(),
         }
     }
@@ -81,12 +88,21 @@ impl Plan {
             Input::Ack { token, done } => self.ack(token, done),
             Input::Exited(worker) => self.exited(worker),
             Input::Tick => {}
+            Input::Replace => self.begin_replacing(),
+            Input::Drain(slot) => {
+                if let Some(worker) = self.slots.get(&slot).and_then(Slot::current).map(|worker| worker.id) {
+                    self.drain(worker);
+                }
+            }
             Input::Stop { graceful } => self.begin_stop(graceful),
         }
         self.patience();
         match self.stop {
             None => {
                 self.spawn();
+                self.succeed();
+                self.go_on_replacing();
+                self.redirect();
                 self.cover();
                 self.announce();
             }
@@ -140,6 +156,7 @@ impl Plan {
         self.wake = None;
         if late {
             self.slots.values_mut().for_each(|slot| slot.postpone(passed));
+            self.postpone_replacing(passed);
         }
     }
 
@@ -152,10 +169,18 @@ impl Plan {
         let mut retired = Vec::new();
         for slot in self.slots.values_mut() {
             slot.wanted = slot.id.index < if slot.id.role == Role::Edge { edges } else { origins };
-            retired.extend(slot.current().filter(|_| !slot.wanted).map(|worker| worker.id));
+            if !slot.wanted {
+                slot.successor = None;
+                retired.extend(slot.workers.iter().filter(|worker| !worker.leaving()).map(|worker| worker.id));
+            }
         }
         for worker in retired {
-            self.drain(worker);
+            match self.heir(worker.slot) {
+                Some(heir) if worker.slot.role == Role::Edge && self.worker(worker).is_some_and(Worker::is_ready) => {
+                    self.hand_over(worker, heir);
+                }
+                _ => self.drain(worker),
+            }
         }
     }
 
@@ -166,9 +191,12 @@ impl Plan {
             worker.seen = now;
         });
         // What it was told may have been lost with the old link.
-        if let Some(Worker { state: State::Draining { deadline }, .. }) = self.worker(id) {
+        if let Some(&Worker { state: State::Draining { deadline, to }, .. }) = self.worker(id) {
             let within = deadline.saturating_sub(now);
-            self.act(Action::Drain { worker: id, within });
+            self.act(match to {
+                Some(to) => Action::HandOver { from: id, to, within },
+                None => Action::Drain { worker: id, within },
+            });
         }
     }
 
@@ -194,7 +222,12 @@ impl Plan {
         let Some(slot) = self.slots.get_mut(&id.slot) else { return };
         let Some(at) = slot.workers.iter().position(|w| w.id == id) else { return };
         let worker = slot.workers.remove(at);
-        let died = slot.wanted && !worker.leaving() && self.stop.is_none();
+        let succeeds = slot.successor == Some(id);
+        // A successor that died too soon leaves the old worker as it was; one whose old worker died takes its place.
+        if succeeds || slot.current().is_none() {
+            slot.successor = None;
+        }
+        let died = slot.wanted && !worker.leaving() && self.stop.is_none() && !(succeeds && slot.current().is_some());
         let delay = died.then(|| slot.deaths.record(&self.limits, self.now, &worker, self.seed));
         let faulted = slot.deaths.faulted;
         if let Some(again_in) = delay {
@@ -211,7 +244,7 @@ impl Plan {
         match worker.state {
             State::Starting { .. } => self.leave_now(id),
             State::Ready { .. } => {
-                worker.state = State::Draining { deadline: now + limits.drain };
+                worker.state = State::Draining { deadline: now + limits.drain, to: None };
                 self.act(Action::Drain { worker: id, within: limits.drain });
                 self.forget_loans_to(id);
             }
@@ -257,22 +290,28 @@ impl Plan {
             State::Starting { until } => until,
             State::Ready { .. } => worker.seen + self.limits.hung,
             // The worker ends itself a little after its deadline.
-            State::Draining { deadline } => deadline + self.limits.stop,
+            State::Draining { deadline, .. } => deadline + self.limits.stop,
             State::Stopping { kill_at } => kill_at,
             State::Killed { again_at, .. } => again_at,
         }
     }
 
     fn spawn(&mut self) {
-        let until = self.now + self.limits.start;
-        for slot in self.slots.values_mut() {
-            if slot.wants_worker() && slot.spawn_at <= self.now {
-                self.incarnations += 1;
-                let id = WorkerId { slot: slot.id, incarnation: self.incarnations };
-                slot.workers.push(Worker::new(id, self.now, until));
-                self.actions.push_back(Action::Spawn(id));
-            }
+        let due = self.slots.values().filter(|slot| slot.wants_worker() && slot.spawn_at <= self.now);
+        for slot in due.map(|slot| slot.id).collect::<Vec<_>>() {
+            self.spawn_into(slot);
         }
+    }
+
+    fn spawn_into(&mut self, slot: SlotId) -> WorkerId {
+        self.incarnations += 1;
+        let id = WorkerId { slot, incarnation: self.incarnations };
+        let worker = Worker::new(id, self.now, self.now + self.limits.start);
+        if let Some(slot) = self.slots.get_mut(&slot) {
+            slot.workers.push(worker);
+        }
+        self.act(Action::Spawn(id));
+        id
     }
 
     fn announce(&mut self) {
@@ -290,6 +329,6 @@ impl Plan {
         let running = self.stop.is_none();
         let spawns = self.slots.values().filter(move |slot| running && slot.wants_worker()).map(|slot| slot.spawn_at);
         let loans = self.slots.values().flat_map(Slot::loan_deadlines);
-        patience.chain(silence).chain(spawns).chain(loans)
+        patience.chain(silence).chain(spawns).chain(loans).chain(self.replacing_deadline())
     }
 }

@@ -13,8 +13,8 @@ pub(super) enum State {
     Starting { until: Time },
     /// Serves.
     Ready { since: Time },
-    /// Was asked to stop accepting and to leave by the deadline.
-    Draining { deadline: Time },
+    /// Was asked to stop accepting and to leave by the deadline; its clients go on in that worker, if one is named.
+    Draining { deadline: Time, to: Option<WorkerId> },
     /// Was asked to leave at once.
     Stopping { kill_at: Time },
     /// Was killed and is not reaped yet. `leaving`: it had been asked to go before.
@@ -59,7 +59,7 @@ impl Worker {
         self.seen += late;
         match &mut self.state {
             State::Starting { until: at }
-            | State::Draining { deadline: at }
+            | State::Draining { deadline: at, .. }
             | State::Stopping { kill_at: at }
             | State::Killed { again_at: at, .. } => *at += late,
             State::Ready { .. } => {}
@@ -75,6 +75,8 @@ pub(super) struct Slot {
     pub(super) wanted: bool,
     /// Oldest first.
     pub(super) workers: Vec<Worker>,
+    /// The one of them that starts beside the one that it is to replace.
+    pub(super) successor: Option<WorkerId>,
     pub(super) deaths: Deaths,
     /// Not before this.
     pub(super) spawn_at: Time,
@@ -92,6 +94,7 @@ impl Slot {
             id,
             wanted: true,
             workers: Vec::new(),
+            successor: None,
             deaths: Deaths::default(),
             spawn_at: Time::ZERO,
             lend_at,
@@ -100,9 +103,13 @@ impl Slot {
         }
     }
 
-    /// The worker that is to serve the slot; others are leaving.
+    /// The worker that is to serve the slot; others are leaving, or about to succeed it.
     pub(super) fn current(&self) -> Option<&Worker> {
-        self.workers.iter().find(|worker| !worker.leaving())
+        self.workers.iter().find(|worker| !worker.leaving() && self.successor != Some(worker.id))
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.workers.len() < INCARNATIONS_MAX
     }
 
     pub(super) fn is_ready(&self) -> bool {
@@ -110,7 +117,7 @@ impl Slot {
     }
 
     pub(super) fn wants_worker(&self) -> bool {
-        self.wanted && self.current().is_none() && self.workers.len() < INCARNATIONS_MAX
+        self.wanted && self.current().is_none() && self.successor.is_none() && self.has_room()
     }
 
     pub(super) fn serves(&self, now: Time, silent: Duration) -> bool {

@@ -26,7 +26,11 @@ impl Plan {
             }
             None => {
                 self.stop = Some(Stop { graceful, role: Role::Edge, abandoned: 0, exited: false });
-                self.slots.values_mut().for_each(|slot| slot.loans.clear());
+                self.replacing = None;
+                for slot in self.slots.values_mut() {
+                    slot.loans.clear();
+                    slot.successor = None;
+                }
                 self.act(Action::NotifyStopping);
                 self.act(Action::CloseListeners);
             }

@@ -68,6 +68,8 @@ pub struct Limits {
     pub reap: Duration,
     /// What a draining worker is given.
     pub drain: Duration,
+    /// What the next slot waits for a worker that hands its clients over.
+    pub hand_over: Duration,
     /// From a loan's message to its repetition.
     pub ack: Duration,
     /// How long the sockets of a new slot wait for its first worker before they are lent.
@@ -89,6 +91,7 @@ impl Default for Limits {
             stop: Duration::from_secs(5),
             reap: Duration::from_secs(5),
             drain: Duration::from_secs(30),
+            hand_over: Duration::from_secs(5),
             ack: Duration::from_secs(2),
             cold: Duration::from_secs(1),
             refused: Duration::from_secs(1),
@@ -130,6 +133,10 @@ pub enum Input {
     },
     /// The worker's process is no more, or could not be started at all.
     Exited(WorkerId),
+    /// Replace every worker, one after the other, while its clients stay.
+    Replace,
+    /// Drain that slot's worker; the slot gets another one.
+    Drain(SlotId),
     /// Time passed.
     Tick,
     /// Stop everything: workers drain, or close their clients at once. A stop that is under way only becomes
@@ -153,6 +160,15 @@ pub enum Action {
     Drain {
         /// Who.
         worker: WorkerId,
+        /// Time given.
+        within: Duration,
+    },
+    /// Ask `from` to stop accepting, to let its clients go on in `to`, and to leave, at the latest after `within`.
+    HandOver {
+        /// Who leaves.
+        from: WorkerId,
+        /// Who takes its clients.
+        to: WorkerId,
         /// Time given.
         within: Duration,
     },
@@ -207,6 +223,13 @@ pub enum Note {
     Hung(WorkerId),
     /// A worker did not leave in time and is killed.
     LeaveTooLong(WorkerId),
+    /// Every worker was replaced.
+    Replaced,
+    /// The worker that was to replace this slot's one did not get ready; the workers that were not replaced yet stay.
+    ReplaceFailed {
+        /// Its slot.
+        slot: SlotId,
+    },
     /// A worker accepts for a sibling slot.
     Lent {
         /// Whose sockets.
@@ -238,6 +261,10 @@ impl fmt::Display for Note {
             Self::StartTooLong(worker) => write!(f, "{worker} was not ready in time; killing it"),
             Self::Hung(worker) => write!(f, "{worker} does not report any more; killing it"),
             Self::LeaveTooLong(worker) => write!(f, "{worker} did not leave in time; killing it"),
+            Self::Replaced => write!(f, "every worker was replaced"),
+            Self::ReplaceFailed { slot } => {
+                write!(f, "the new worker of {slot} did not get ready; the workers stay as they are")
+            }
             Self::Lent { slot, to } => write!(f, "{to} accepts for {slot} too"),
             Self::Returned { slot, from } => write!(f, "{from} no longer accepts for {slot}"),
         }

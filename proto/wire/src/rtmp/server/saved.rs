@@ -51,11 +51,16 @@ struct SavedBase {
 }
 
 impl Server {
-    /// What [`restore`](Self::restore) needs. `None` while the handshake or the shell's answer to a request is missing,
-    /// or something is still to be polled.
-    pub fn save(&self, now: Instant) -> Option<Saved> {
+    /// Whether it can be saved: not while the handshake or the shell's answer to a request is missing, or something is
+    /// still to be polled.
+    pub fn is_settled(&self) -> bool {
         let settled = matches!(self.phase, Phase::Open) && !self.awaits_answer();
-        if !settled || !self.held.is_empty() || !self.events.is_empty() || !self.link.is_flushed() {
+        settled && self.held.is_empty() && self.events.is_empty() && self.link.is_flushed()
+    }
+
+    /// What [`restore`](Self::restore) needs; `None` while it [is not settled](Self::is_settled).
+    pub fn save(&self, now: Instant) -> Option<Saved> {
+        if !self.is_settled() {
             return None;
         }
         let left = |at: Instant| u64::try_from(at.saturating_duration_since(now).as_millis()).unwrap_or(u64::MAX);

@@ -1,5 +1,7 @@
 //! RTMP clients: the shell around the protocol machine.
 
+mod moving;
+
 use std::cell::RefCell;
 use std::future::pending;
 use std::hash::{Hash, Hasher};
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use rustc_hash::FxHasher;
+use tokio::sync::mpsc::OwnedPermit;
 use tokio::time::sleep_until;
 use tracing::{debug, info};
 use weir_media::StreamName;
@@ -21,10 +24,13 @@ use weir_wire::rtmp::{
 use super::feed::{Feed, Stop};
 use super::{Client, Context};
 use crate::fanout::{CloseReason, Format, Start};
-use crate::hub::{Counted, add};
+use crate::handover::Departing;
+use crate::hub::{Counted, Leaving, add};
 use crate::publication::Publication;
 use crate::publish::Ended;
 use crate::stream::Member;
+
+pub(crate) use moving::arrive;
 
 /// Why a session ended, for the log.
 #[derive(Debug, thiserror::Error)]
@@ -47,24 +53,33 @@ enum Done {
     Unread,
     #[error("the server is going away")]
     Closing,
+    #[error("goes on in another process")]
+    Moved,
 }
 
 /// Serves one client until it or the worker goes; one too many is told so when it connects.
 pub(crate) async fn serve(cx: Context, client: Client, refused: bool) {
+    let chunk_size = cx.hub.config().edge.rtmp.chunk_size;
+    let machine = Server::new(Instant::now(), limits(&cx), random(), chunk_size);
+    let machine = Rc::new(RefCell::new(machine));
+    attend(Session { client, machine, role: Role::None, chunk_size, named: String::new(), refused, cx }).await;
+}
+
+fn limits(cx: &Context) -> Limits {
     let config = cx.hub.config();
-    let limits = Limits {
+    Limits {
         handshake: config.edge.rtmp.handshake_timeout,
         idle_request: config.edge.rtmp.request_timeout,
         ..Limits::default()
-    };
-    let chunk_size = config.edge.rtmp.chunk_size;
-    let machine = Server::new(Instant::now(), limits, random(), chunk_size);
-    let machine = Rc::new(RefCell::new(machine));
-    let mut session = Session { client, machine, role: Role::None, chunk_size, named: String::new(), refused, cx };
+    }
+}
+
+async fn attend(mut session: Session) {
     let done = session.run().await;
     session.leave().ok();
     let (id, peer) = (&session.client.id, session.client.peer);
     match done {
+        Done::Moved => {}
         Done::Left | Done::Io(_) if session.named.is_empty() => {
             debug!(client = %id, %peer, reason = %done, "rtmp client left")
         }
@@ -108,6 +123,7 @@ enum Woken {
     Stopped(Stop),
     Ended(Ended),
     Closing,
+    Move(OwnedPermit<Departing>),
 }
 
 impl Session {
@@ -171,6 +187,7 @@ impl Session {
             self.cx.ingest.insert(feed)?;
         }
         let deadline = deadline.into_iter().chain(self.silence()).min();
+        let movable = self.machine.borrow().is_settled();
         let woken = {
             let sleep = async {
                 match deadline {
@@ -203,7 +220,10 @@ impl Session {
                 woken = client => woken?,
                 () = sleep => Woken::Deadline,
                 woken = changed => woken,
-                () = self.cx.hub.closing() => Woken::Closing,
+                leaving = self.cx.hub.leaving(movable) => match leaving {
+                    Leaving::Close => Woken::Closing,
+                    Leaving::Move(way) => Woken::Move(way),
+                },
             }
         };
         match woken {
@@ -214,6 +234,7 @@ impl Session {
             Woken::Stopped(stop) => self.stopped(stop).await,
             Woken::Ended(ended) => Err(Done::Ended(describe(&ended).1)),
             Woken::Closing => Err(Done::Closing),
+            Woken::Move(way) => self.depart(way).await,
         }
     }
 
@@ -317,10 +338,9 @@ impl Session {
         }
         info!(client = %self.client.id, peer = %self.client.peer, stream = %name, "rtmp publish");
         self.named = name.to_string();
-        let count = Counted::new(self.cx.hub.stats(), |s| &s.publishers);
         let socket = self.client.detach().await?;
         let feed = Feed::new(socket, self.machine.clone(), publication, latency);
-        self.role = Role::Publisher { feed, rules, _count: count };
+        self.role = self.publisher(feed, rules);
         Ok(self.machine.borrow_mut().accept_publish()?)
     }
 
@@ -349,9 +369,18 @@ impl Session {
         let member = stream.join(format, self.client.socket()?.clone(), start);
         // A stream that is not published yet is waited for in silence; its end is told.
         let told_live = member.handle().live();
-        let count = Counted::new(self.cx.hub.stats(), |s| &s.players);
-        self.role = Role::Player { member, told_live, _count: count };
+        self.role = self.player(member, told_live);
         Ok(())
+    }
+
+    fn publisher(&self, feed: Feed, rules: Publish) -> Role {
+        let _count = Counted::new(self.cx.hub.stats(), |s| &s.publishers);
+        Role::Publisher { feed: Rc::new(feed), rules, _count }
+    }
+
+    fn player(&self, member: Member, told_live: bool) -> Role {
+        let _count = Counted::new(self.cx.hub.stats(), |s| &s.players);
+        Role::Player { member, told_live, _count }
     }
 
     /// Ends what the client publishes or plays; it may begin anew on the same connection.

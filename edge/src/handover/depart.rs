@@ -1,0 +1,81 @@
+//! The giver's side.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::rc::{Rc, Weak};
+
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_local;
+use tracing::{info, warn};
+use weir_node::handover::{BATCH_BYTES, BATCH_MAX, Item, Passage, STATE_MAX};
+use weir_proto::session::Session;
+
+use crate::hub::{Hub, add};
+
+/// A frozen client.
+#[derive(Debug)]
+pub(crate) struct Departing {
+    item: Item,
+    taken: oneshot::Sender<bool>,
+}
+
+/// Says what a client is; true when it goes on in the other process. `socket` stays open until then.
+pub(crate) async fn depart(hub: &Hub, way: mpsc::OwnedPermit<Departing>, socket: impl AsFd, session: &Session) -> bool {
+    let state = session.encode_to_vec();
+    let moved = match socket.as_fd().try_clone_to_owned() {
+        Ok(socket) if state.len() <= STATE_MAX => sent(way, socket, state).await,
+        _ => false,
+    };
+    add(if moved { &hub.stats().moved } else { &hub.stats().stayed }, 1);
+    moved
+}
+
+async fn sent(way: mpsc::OwnedPermit<Departing>, socket: OwnedFd, state: Vec<u8>) -> bool {
+    let (taken, answer) = oneshot::channel();
+    way.send(Departing { item: Item { socket, state }, taken });
+    answer.await.unwrap_or(false)
+}
+
+/// Lets the clients of this worker leave for the one that listens at `path`, until it does not take them any more.
+pub(crate) fn open_way(hub: &Rc<Hub>, path: PathBuf) {
+    let (way, departing) = mpsc::channel(BATCH_MAX);
+    hub.set_way(Some(way));
+    spawn_local(give(Rc::downgrade(hub), path, departing));
+}
+
+async fn give(hub: Weak<Hub>, path: PathBuf, mut departing: mpsc::Receiver<Departing>) {
+    let given = async {
+        let passage = Passage::connect(&path).await?;
+        let mut waiting = Vec::new();
+        while departing.recv_many(&mut waiting, BATCH_MAX).await > 0 {
+            while !waiting.is_empty() {
+                let batch = first_batch(&mut waiting);
+                let (items, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|d| (d.item, d.taken)).unzip();
+                let taken = passage.give(&items).await?;
+                for (answer, taken) in answers.into_iter().zip(taken) {
+                    answer.send(taken).ok();
+                }
+            }
+        }
+        Ok::<_, weir_node::handover::Error>(())
+    };
+    match given.await {
+        Ok(()) => info!("no more clients to hand over"),
+        Err(error) => warn!(%error, "clients stay until they leave by themselves"),
+    }
+    if let Some(hub) = hub.upgrade() {
+        hub.set_way(None);
+    }
+}
+
+/// As many as one batch may hold, at least one.
+fn first_batch(waiting: &mut Vec<Departing>) -> Vec<Departing> {
+    let mut bytes = 0;
+    let fits = waiting.iter().take_while(|departing| {
+        bytes += departing.item.state.len();
+        bytes <= BATCH_BYTES
+    });
+    let count = fits.count().max(1).min(waiting.len());
+    waiting.drain(..count).collect()
+}

@@ -81,7 +81,7 @@ async fn body(mut shell: Shell) -> anyhow::Result<()> {
                     adopted.remove(&slot);
                     shell.link.ack(token, Ok(()));
                 }
-                Command::Drain { deadline: by } => {
+                Command::Drain { deadline: by } | Command::HandOver { deadline: by, .. } => {
                     own.0.iter().for_each(AbortHandle::abort);
                     adopted.clear();
                     deadline = Some(by);

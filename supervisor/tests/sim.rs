@@ -293,8 +293,8 @@ impl World {
             Event::Replace => {
                 self.renewals += 1;
                 match self.rng.below(3) {
-                    0 => self.exec(),
-                    1 => self.tell(Input::Replace),
+                    0 if self.stopping_since.is_none() => self.exec(),
+                    0 | 1 => self.tell(Input::Replace),
                     _ => {
                         let slot = SlotId::edge(u32::try_from(self.rng.below(6)).unwrap());
                         self.tell(Input::Drain(slot));

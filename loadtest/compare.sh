@@ -100,6 +100,7 @@ start_weir() {
     mkdir -p "$work/run"
     cat >"$work/weir.yaml" <<YAML
 node: { run_dir: $work/run }
+metrics: { listen: off }
 edge:
   workers: $2
   rtmp: { listen: 127.0.0.1:$rtmp }

@@ -1,4 +1,6 @@
-//! What weir's processes say to each other: the code generated from `proto/*.proto`.
+//! What weir's processes say to each other: the code generated from `proto/*.proto`, and the metrics that they count.
+
+pub mod metrics;
 
 /// The control link between the supervisor and its workers, and the operator's service.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::pedantic)]

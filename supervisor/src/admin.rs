@@ -3,7 +3,7 @@
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 use weir_proto::supervisor::admin_server::Admin;
-use weir_proto::supervisor::{StatusReply, StatusRequest, StopReply, StopRequest};
+use weir_proto::supervisor::{MetricsReply, MetricsRequest, StatusReply, StatusRequest, StopReply, StopRequest};
 
 use crate::link::same_user;
 
@@ -18,6 +18,8 @@ pub const REQUESTS_MAX: usize = 64;
 pub enum Ask {
     /// Every worker.
     Status(oneshot::Sender<StatusReply>),
+    /// The text for Prometheus.
+    Metrics(oneshot::Sender<String>),
     /// Stop.
     Stop {
         /// Whether workers drain.
@@ -40,11 +42,16 @@ impl Operator {
     }
 
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<Response<T>, Status> {
-        let (answer, answered) = oneshot::channel();
         let gone = || Status::unavailable("the supervisor is leaving");
-        self.asks.send(ask(answer)).await.map_err(|_| gone())?;
-        answered.await.map(Response::new).map_err(|_| gone())
+        self::ask(&self.asks, ask).await.map(Response::new).ok_or_else(gone)
     }
+}
+
+/// Asks the loop something; `None`: it is leaving.
+pub(crate) async fn ask<T>(asks: &mpsc::Sender<Ask>, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Option<T> {
+    let (answer, answered) = oneshot::channel();
+    asks.send(ask(answer)).await.ok()?;
+    answered.await.ok()
 }
 
 #[tonic::async_trait]
@@ -59,5 +66,11 @@ impl Admin for Operator {
         let graceful = request.into_inner().graceful;
         self.ask(|begun| Ask::Stop { graceful, begun }).await?;
         Ok(Response::new(StopReply {}))
+    }
+
+    async fn metrics(&self, request: Request<MetricsRequest>) -> Result<Response<MetricsReply>, Status> {
+        same_user(&request)?;
+        let text = self.ask(Ask::Metrics).await?.into_inner();
+        Ok(Response::new(MetricsReply { text }))
     }
 }

@@ -160,6 +160,8 @@ pub struct Listener {
 #[derive(Debug, Default)]
 pub struct Slots {
     sockets: BTreeMap<SlotId, Vec<NamedSocket>>,
+    /// Those that the supervisor answers on itself.
+    own: Vec<NamedSocket>,
     listeners: Vec<Listener>,
 }
 
@@ -171,6 +173,7 @@ impl Slots {
         for (service, listen) in [("rtmp", &edge.rtmp.listen), ("http", &edge.http.listen), ("api", &edge.api.listen)] {
             slots.bind_edges(service, listen, config.edge_workers())?;
         }
+        slots.bind_own("metrics", &config.metrics.listen)?;
         for index in 0..config.origin.workers {
             slots.bind_origin(config, run_dir, index)?;
         }
@@ -182,12 +185,17 @@ impl Slots {
         self.sockets.get(&slot).map_or(&[], Vec::as_slice)
     }
 
+    /// The sockets that the supervisor answers on itself, `metrics.N`.
+    pub fn own(&self) -> &[NamedSocket] {
+        &self.own
+    }
+
     /// Every address that is listened on.
     pub fn listeners(&self) -> &[Listener] {
         &self.listeners
     }
 
-    /// Closes them all. What still waits in their queues is reset once the workers have closed them too.
+    /// Closes those of the slots. What still waits in their queues is reset once the workers have closed them too.
     pub fn close(&mut self) {
         self.sockets.clear();
     }
@@ -213,6 +221,16 @@ impl Slots {
         Ok(())
     }
 
+    fn bind_own(&mut self, service: &str, listen: &Listen) -> Result<(), Error> {
+        for (n, address) in listen.addresses().iter().enumerate() {
+            let name = format!("{service}.{n}");
+            let socket = patiently(&name, *address, || listening(*address))?;
+            self.listeners.push(Listener { name: name.clone(), address: address.to_string() });
+            self.own.push(NamedSocket { name, fd: socket.into() });
+        }
+        Ok(())
+    }
+
     fn bind_origin(&mut self, config: &Config, run_dir: &RunDir, index: u32) -> Result<(), Error> {
         let slot = SlotId::origin(index);
         for service in ["relay", "control"] {
@@ -228,12 +246,7 @@ impl Slots {
         }
         for (n, address) in config.cluster.control.listen.of_worker(worker).into_iter().enumerate() {
             let name = format!("control.tcp.{n}");
-            let listening = || {
-                let socket = tcp(address, false)?;
-                socket.listen(BACKLOG)?;
-                Ok(socket)
-            };
-            let socket = patiently(&name, address, listening)?;
+            let socket = patiently(&name, address, || listening(address))?;
             self.listeners.push(Listener { name: format!("origin-{index}.{name}"), address: address.to_string() });
             self.push(slot, name, socket);
         }
@@ -272,6 +285,13 @@ fn tcp(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(shared)?;
     finish(socket, address)
+}
+
+/// A listener of the one process that has it.
+fn listening(address: SocketAddr) -> io::Result<Socket> {
+    let socket = tcp(address, false)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
 }
 
 fn udp(address: SocketAddr) -> io::Result<Socket> {
@@ -329,6 +349,7 @@ mod tests {
         config.edge.rtmp.listen = Listen::at(["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]);
         config.edge.http.listen = Listen::OFF;
         config.edge.api.listen = Listen::OFF;
+        config.metrics.listen = Listen::at(["127.0.0.1:0".parse().unwrap()]);
         config.origin.workers = 2;
         let port = (20_000..).find(|port| (0..2).all(|i| std::net::UdpSocket::bind(("127.0.0.1", port + i)).is_ok()));
         let relay = SocketAddr::from(([127, 0, 0, 1], port.unwrap()));
@@ -338,6 +359,7 @@ mod tests {
         let names = |slot| slots.sockets(slot).iter().map(|socket| socket.name.as_str()).collect::<Vec<_>>();
         assert_eq!(names(SlotId::edge(1)), ["rtmp.0", "rtmp.1"]);
         assert_eq!(names(SlotId::origin(1)), ["relay.unix", "control.unix", "relay.quic.0"]);
+        assert_eq!(slots.own().iter().map(|socket| socket.name.as_str()).collect::<Vec<_>>(), ["metrics.0"]);
         let listeners: Vec<_> = slots.listeners().iter().map(|l| (l.name.as_str(), l.address.clone())).collect();
         let second = SocketAddr::new(relay.ip(), relay.port() + 1).to_string();
         assert!(listeners.contains(&("origin-1.relay.quic.0", second)), "{listeners:?}");

@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Endpoint;
 use tonic::{Code, Streaming};
 use tracing::{debug, info, warn};
+use weir_proto::metrics::families;
 use weir_proto::supervisor::link_client::LinkClient;
 use weir_proto::supervisor::{Ack, Adopt, Attach, FromWorker, Ready, ToWorker, Welcome};
 use weir_proto::supervisor::{from_worker, to_worker};
@@ -77,6 +78,8 @@ struct Shared {
     ready: Cell<bool>,
     report: RefCell<Report>,
     lag: Cell<Duration>,
+    /// When the last heartbeat was, and how long the thread had worked until then.
+    worked: Cell<Option<(Instant, Duration)>>,
     outgoing: RefCell<Option<mpsc::Sender<FromWorker>>>,
 }
 
@@ -115,9 +118,16 @@ impl LinkHandle {
     }
 
     fn heartbeat(&self) {
-        let mut report = *self.shared.report.borrow();
+        let mut report = self.shared.report.borrow().clone();
         report.loop_lag_us = micros(self.shared.lag.take());
-        report.busy_us = micros(Handle::current().metrics().worker_total_busy_duration(0));
+        let (now, busy) = (Instant::now(), Handle::current().metrics().worker_total_busy_duration(0));
+        report.busy_us = micros(busy);
+        if let Some((then, before)) = self.shared.worked.replace(Some((now, busy)))
+            && now > then
+        {
+            let share = busy.saturating_sub(before).as_secs_f64() / (now - then).as_secs_f64();
+            report.snapshot.get_or_insert_default().gauge(&families::BUSY, &[], share.min(1.0));
+        }
         self.send(from_worker::Kind::Report(report));
     }
 

@@ -62,6 +62,7 @@ impl Host {
             from_worker::Kind::Report(report) => {
                 let connections = report.connections;
                 if let Some(worker) = self.workers.get_mut(&id) {
+                    self.metrics.report(id, &report);
                     worker.report = report;
                 }
                 self.tell(Input::Report { worker: id, connections });

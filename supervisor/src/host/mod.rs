@@ -1,6 +1,7 @@
 //! The supervisor's loop: everything that happens becomes an input of the plan, and what it answers is done.
 
 mod links;
+mod metrics;
 mod status;
 mod worker;
 
@@ -9,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -32,6 +33,7 @@ use weir_proto::supervisor::{Adopt, Drain, HandOver, Release, to_worker};
 
 use crate::admin::{Ask, CTL_SOCKET, Operator, REQUESTS_MAX};
 use crate::link::{EVENTS_MAX, Event, Links};
+use crate::metrics::Metrics;
 use crate::plan::{Action, Input, Limits, Note, Output, Plan, SlotId, Time, WorkerId};
 use crate::slots::{RunDir, Slots};
 use crate::spawn::{Program, spawn};
@@ -80,6 +82,7 @@ struct Host {
     workers: BTreeMap<WorkerId, Worker>,
     /// Who speaks on a link.
     links: BTreeMap<u64, WorkerId>,
+    metrics: Metrics,
     exit: Option<usize>,
 }
 
@@ -112,6 +115,7 @@ impl Host {
             started: Instant::now(),
             workers: BTreeMap::new(),
             links: BTreeMap::new(),
+            metrics: Metrics::new(SystemTime::now()),
             exit: None,
         })
     }
@@ -120,6 +124,7 @@ impl Host {
     fn listen(&self) -> anyhow::Result<Ears> {
         let (events, links) = mpsc::channel(EVENTS_MAX);
         let (asking, asks) = mpsc::channel(REQUESTS_MAX);
+        self.serve_metrics(&asking)?;
         let link = Server::builder().add_service(LinkServer::new(Links::new(events)));
         spawn_local(link.serve_with_incoming(self.incoming(LINK_SOCKET)?));
         let admin = Server::builder().add_service(AdminServer::new(Operator::new(asking)));
@@ -273,6 +278,7 @@ impl Host {
         for (id, exit) in ended.collect::<Vec<_>>() {
             self.workers.remove(&id);
             self.links.retain(|_, owner| *owner != id);
+            self.metrics.ended(id);
             info!("{id} ended: {exit}");
             self.tell(Input::Exited(id));
         }
@@ -281,6 +287,7 @@ impl Host {
     fn asked(&mut self, ask: Ask) {
         match ask {
             Ask::Status(answer) => drop(answer.send(self.status())),
+            Ask::Metrics(answer) => drop(answer.send(self.metrics_text())),
             Ask::Stop { graceful, begun } => {
                 self.stop(graceful);
                 begun.send(()).ok();

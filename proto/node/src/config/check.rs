@@ -27,6 +27,7 @@ const GIB: usize = 1 << 30;
 pub(super) fn check(config: &Config, tree: &Node) -> Vec<Fault> {
     let mut check = Check { tree, faults: Vec::new() };
     check.node(config);
+    check.metrics(config);
     check.workers(config);
     check.edge(config);
     check.origin(config);
@@ -68,6 +69,10 @@ impl Check<'_> {
             );
             self.refuse(&["node", "run_dir"], message);
         }
+    }
+
+    fn metrics(&mut self, config: &Config) {
+        self.range(&["metrics", "per_stream_max"], config.metrics.per_stream_max, 1..=10_000);
     }
 
     fn workers(&mut self, config: &Config) {
@@ -209,6 +214,7 @@ impl Check<'_> {
         self.bind(&mut tcp, &["edge", "rtmp", "listen"], &edge.rtmp.listen, 1);
         self.bind(&mut tcp, &["edge", "http", "listen"], &edge.http.listen, 1);
         self.bind(&mut tcp, &["edge", "api", "listen"], &edge.api.listen, 1);
+        self.bind(&mut tcp, &["metrics", "listen"], &config.metrics.listen, 1);
         let origins = config.origin.workers.min(ORIGIN_WORKERS_MAX) as u16;
         self.bind(&mut tcp, &["cluster", "control", "listen"], &cluster.control.listen, origins);
         self.bind(&mut udp, &["cluster", "relay", "listen"], &cluster.relay.listen, origins);

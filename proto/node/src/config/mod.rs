@@ -28,7 +28,7 @@ pub use cluster::{Cluster, Control, Directory, Relay, Tls};
 pub use env::{INTERNAL_PREFIX, LOG_VARIABLE};
 pub use error::ConfigErrors;
 pub use load::{DEFAULT_YAML, load};
-pub use sections::{Api, Edge, Gop, Http, Log, LogFormat, LogLevel, Node, Origin, Rtmp};
+pub use sections::{Api, Edge, Gop, Http, Log, LogFormat, LogLevel, Metrics, Node, Origin, Rtmp};
 pub use value::{Auto, LISTEN_MAX, Listen, Scalar};
 pub use vhost::{DEFAULT_VHOST, HttpFlv, Play, Publish, Takeover, Vhost};
 
@@ -46,6 +46,8 @@ pub struct Config {
     pub log: Log,
     /// This host.
     pub node: Node,
+    /// What Prometheus reads.
+    pub metrics: Metrics,
     /// Workers that own TCP clients.
     pub edge: Edge,
     /// Workers that own streams.
@@ -61,6 +63,7 @@ impl Default for Config {
         Self {
             log: Log::default(),
             node: Node::default(),
+            metrics: Metrics::default(),
             edge: Edge::default(),
             origin: Origin::default(),
             cluster: Cluster::default(),

@@ -1,4 +1,4 @@
-//! The sections `log`, `node`, `edge` and `origin`.
+//! The sections `log`, `node`, `metrics`, `edge` and `origin`.
 
 use std::time::Duration;
 
@@ -173,6 +173,32 @@ pub struct Api {
 impl Default for Api {
     fn default() -> Self {
         Self { listen: Listen::port(1985) }
+    }
+}
+
+/// Section `metrics`: what Prometheus reads, answered by the supervisor.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// TCP addresses.
+    pub listen: Listen,
+    /// Whether streams are told of one by one.
+    pub per_stream: bool,
+    /// Streams that are told of then, 1..=10000: the busiest.
+    #[serde(with = "scalar")]
+    pub per_stream_max: u32,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { listen: Listen::port(9972), per_stream: false, per_stream_max: 200 }
+    }
+}
+
+impl Metrics {
+    /// How many streams are told of one by one.
+    pub fn streams(&self) -> usize {
+        if self.per_stream { self.per_stream_max as usize } else { 0 }
     }
 }
 

@@ -1,0 +1,76 @@
+//! The table of all metrics.
+
+use super::Family;
+use super::Kind::{Counter, Gauge, Histogram, Worst};
+use super::Per::{Host, Slot, Worker};
+
+/// Bounds for how long a player waits for its first picture, in seconds.
+const WAITS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0];
+
+/// Bounds for how long a frame stays in a worker, in seconds.
+const DELAYS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0];
+
+macro_rules! families {
+    ($($name:ident: $kind:expr, $text:literal, $per:expr, [$($label:literal),*], $help:literal;)*) => {
+        $(
+            #[doc = concat!("`", $text, "`: ", $help)]
+            pub static $name: Family =
+                Family { name: $text, help: $help, kind: $kind, per: $per, labels: &[$($label),*] };
+        )*
+
+        /// All of them, in the order of the page.
+        pub static ALL: &[&Family] = &[$(&$name),*];
+    };
+}
+
+families! {
+    BUILD_INFO: Gauge, "weir_build_info", Host, ["version"], "Always 1; the version is a label.";
+    START_TIME: Gauge, "weir_start_time_seconds", Host, [], "When the supervisor started, in UNIX time.";
+    CONFIG_GENERATION: Gauge, "weir_config_generation", Host, [], "Number of the configuration in force.";
+    RELOAD_SUCCESS: Gauge, "weir_config_reload_success", Host, [], "Whether the last reload of the configuration was taken over.";
+    RELOADS: Counter, "weir_config_reloads_total", Host, ["result"], "Reloads of the configuration.";
+
+    WORKER_UP: Gauge, "weir_worker_up", Worker, [], "Whether the slot has a worker that serves.";
+    WORKER_RESTARTS: Counter, "weir_worker_restarts_total", Worker, [], "Deaths of the slot's workers.";
+    WORKER_START: Gauge, "weir_worker_start_time_seconds", Worker, [], "When the slot's youngest worker started, in UNIX time.";
+    WORKER_CPU: Gauge, "weir_worker_cpu_ratio", Worker, [], "CPU use, of one core, over the last second.";
+    WORKER_MEMORY: Gauge, "weir_worker_memory_bytes", Worker, [], "Resident memory.";
+    BUSY: Gauge, "weir_worker_busy_ratio", Worker, [], "Share of its time that the worker's thread worked, over the last second.";
+    LOOP_LAG: Worst, "weir_worker_loop_lag_seconds", Worker, [], "How late the worker's loop was at worst in the last second.";
+    ROUND: Worst, "weir_worker_round_seconds", Slot, [], "Time between two rounds of streams with mw_latency: auto.";
+
+    CONNECTIONS: Gauge, "weir_connections", Worker, [], "Open connections: clients of an edge, edges of an origin.";
+    ACCEPTS: Counter, "weir_accepts_total", Slot, [], "Connections accepted.";
+    SESSIONS: Gauge, "weir_sessions", Slot, ["protocol", "kind"], "Clients that publish or play.";
+    SESSIONS_OPENED: Counter, "weir_sessions_total", Host, ["protocol", "kind"], "Clients that began to publish or play.";
+    STREAMS: Gauge, "weir_streams", Worker, [], "Streams: those pulled by an edge, those known to an origin.";
+    PUBLISHERS: Gauge, "weir_publishers", Worker, [], "Streams with a publisher.";
+
+    RECEIVED_BYTES: Counter, "weir_received_bytes_total", Worker, [], "Bytes received: by an edge from clients, by an origin from edges.";
+    SENT_BYTES: Counter, "weir_sent_bytes_total", Worker, [], "Bytes sent: by an edge to clients, by an origin to edges.";
+    VHOST_RECEIVED_BYTES: Counter, "weir_received_bytes_by_vhost_total", Host, ["vhost", "app", "protocol"], "Bytes of media received from publishers; past 100 pairs of vhost and app, under other.";
+    VHOST_SENT_BYTES: Counter, "weir_sent_bytes_by_vhost_total", Host, ["vhost", "app", "protocol"], "Bytes sent to players of streams; past 100 pairs of vhost and app, under other.";
+    FRAMES: Counter, "weir_frames_total", Host, ["direction", "media"], "Frames that publishers sent.";
+
+    JOINS: Counter, "weir_joins_total", Host, ["protocol"], "Players that got their first media.";
+    FIRST_FRAME: Histogram(WAITS), "weir_first_frame_seconds", Host, ["protocol"], "From a player's request to the first byte of media written to it.";
+    FRAME_LATENCY: Histogram(DELAYS), "weir_frame_latency_seconds", Host, [], "From a frame's arrival at an edge worker to the round that writes it to players; one frame a round is looked at.";
+    SKIPS: Counter, "weir_skips_total", Slot, [], "Slow players that were moved forward to a newer keyframe.";
+    SLOW_CLOSED: Counter, "weir_slow_closed_total", Slot, [], "Players that were closed because they lagged too far behind.";
+    REFUSALS: Counter, "weir_refusals_total", Host, ["reason"], "Connections, publishers and players that were refused.";
+
+    RELAY_PULLS: Gauge, "weir_relay_pulls", Slot, [], "Streams that an edge worker pulls from an origin now.";
+    RELAY_PULLS_BEGUN: Counter, "weir_relay_pulls_total", Slot, [], "Subscriptions to streams at origins.";
+    RELAY_LINKS: Gauge, "weir_relay_links", Worker, [], "Relay connections that are up.";
+    RELAY_SKIPS: Counter, "weir_relay_skips_total", Worker, [], "Groups left out on relay connections that did not keep up.";
+
+    LOG_MEMORY: Gauge, "weir_log_memory_bytes", Slot, [], "Memory of the logs that players read from.";
+    GOP_MEMORY: Gauge, "weir_gop_memory_bytes", Worker, [], "Frames of the current groups: of an edge's publishers, of an origin's streams.";
+
+    UNSTEADY: Gauge, "weir_publishers_unsteady", Slot, [], "Publishers with gaps in the last 10 s, or whose frame rate fell below 80 % of their own average.";
+    STREAM_FRAME_RATE: Gauge, "weir_publisher_frame_rate", Host, ["vhost", "app", "stream"], "Frames a second from the publisher, over the last 10 s.";
+    STREAM_GAPS: Counter, "weir_publisher_dts_gaps_total", Host, ["vhost", "app", "stream"], "Gaps and jumps in the times of the publisher's frames, since it came.";
+    STREAM_JITTER: Gauge, "weir_publisher_arrival_jitter_seconds", Host, ["vhost", "app", "stream"], "How unevenly frames arrive against their times, as RFC 3550 has it.";
+    STREAM_BITRATE: Gauge, "weir_publisher_bitrate_bits", Host, ["vhost", "app", "stream"], "Bits a second from the publisher, over the last 10 s.";
+    STREAM_PLAYERS: Gauge, "weir_stream_players", Host, ["vhost", "app", "stream"], "Players of the stream.";
+}

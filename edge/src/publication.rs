@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
-use tracing::{info, warn};
+use tracing::{debug, warn};
 use weir_media::{Frame, FrameId, Gop, Kind, StreamName, Timeline};
 use weir_node::handover::STATE_MAX;
 use weir_proto::session;
@@ -262,7 +262,7 @@ impl Publication {
     fn replay(&self) {
         let inner = &mut *self.inner.borrow_mut();
         let Some(channel) = inner.channel else { return };
-        info!(stream = %self.name, "published again at the origin");
+        debug!(stream = %self.name, "published again at the origin");
         inner.until_group = !inner.gop.joinable();
         let first = inner.gop.frames().next().map(|frame| frame.id);
         for frame in inner.group() {

@@ -27,6 +27,13 @@ fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["run", "-c", file] => supervise(Path::new(file)),
+        ["upgrade-check"] => match host::check() {
+            Ok(text) => {
+                println!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(_) => ExitCode::FAILURE,
+        },
         [role, "--slot", slot, "--incarnation", incarnation] => {
             let (Ok(role), Ok(slot), Ok(incarnation)) = (role.parse(), slot.parse(), incarnation.parse()) else {
                 return ExitCode::FAILURE;
@@ -38,9 +45,18 @@ fn main() -> ExitCode {
 }
 
 fn supervise(file: &Path) -> ExitCode {
-    let done = load(Some(file), std::env::vars()).map_err(anyhow::Error::from).and_then(|config| {
+    let path = file.to_owned();
+    let again = move || load(Some(&path), std::env::vars()).map_err(|errors| errors.to_string());
+    let done = host::inherited().and_then(|state| {
+        let config = match &state {
+            Some(state) => state.config().clone(),
+            None => again().map_err(anyhow::Error::msg)?,
+        };
         weir_node::log::init(&config.log, "weir", None)?;
-        host::run(config, Program::own_image())
+        match state {
+            Some(state) => host::resume(state, Program::own_image(), Box::new(again)),
+            None => host::run(config, Program::own_image(), Box::new(again)),
+        }
     });
     done.unwrap_or_else(|error| {
         eprintln!("{error:#}");

@@ -1,9 +1,14 @@
 //! The operator's service on `ctl.sock`.
 
+use std::path::PathBuf;
+
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 use weir_proto::supervisor::admin_server::Admin;
-use weir_proto::supervisor::{MetricsReply, MetricsRequest, StatusReply, StatusRequest, StopReply, StopRequest};
+use weir_proto::supervisor::{
+    DoneReply, DrainRequest, MetricsReply, MetricsRequest, ReloadRequest, ScaleRequest, StatusReply, StatusRequest,
+    StopReply, StopRequest, UpgradeRequest,
+};
 
 use crate::link::same_user;
 
@@ -20,6 +25,8 @@ pub enum Ask {
     Status(oneshot::Sender<StatusReply>),
     /// The text for Prometheus.
     Metrics(oneshot::Sender<String>),
+    /// Change something.
+    Change(Change, oneshot::Sender<Result<String, String>>),
     /// Stop.
     Stop {
         /// Whether workers drain.
@@ -27,6 +34,29 @@ pub enum Ask {
         /// Answered when the stop began.
         begun: oneshot::Sender<()>,
     },
+}
+
+/// What an operator changes while the host runs. The answer says what was done, or why not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Read the configuration again.
+    Reload,
+    /// Have so many workers of a role.
+    Scale {
+        /// The role, as written.
+        role: String,
+        /// How many.
+        workers: u32,
+    },
+    /// Drain a slot's worker.
+    Drain {
+        /// The role, as written.
+        role: String,
+        /// The slot.
+        slot: u32,
+    },
+    /// Become another image; `None` is the path that this one was started from.
+    Upgrade(Option<PathBuf>),
 }
 
 /// The service.
@@ -44,6 +74,14 @@ impl Operator {
     async fn ask<T>(&self, ask: impl FnOnce(oneshot::Sender<T>) -> Ask) -> Result<Response<T>, Status> {
         let gone = || Status::unavailable("the supervisor is leaving");
         self::ask(&self.asks, ask).await.map(Response::new).ok_or_else(gone)
+    }
+}
+
+impl Operator {
+    async fn change<T>(&self, request: &Request<T>, change: Change) -> Result<Response<DoneReply>, Status> {
+        same_user(request)?;
+        let done = self.ask(|answer| Ask::Change(change, answer)).await?.into_inner();
+        done.map(|text| Response::new(DoneReply { text })).map_err(Status::failed_precondition)
     }
 }
 
@@ -72,5 +110,24 @@ impl Admin for Operator {
         same_user(&request)?;
         let text = self.ask(Ask::Metrics).await?.into_inner();
         Ok(Response::new(MetricsReply { text }))
+    }
+
+    async fn reload(&self, request: Request<ReloadRequest>) -> Result<Response<DoneReply>, Status> {
+        self.change(&request, Change::Reload).await
+    }
+
+    async fn scale(&self, request: Request<ScaleRequest>) -> Result<Response<DoneReply>, Status> {
+        let ScaleRequest { role, workers } = request.get_ref().clone();
+        self.change(&request, Change::Scale { role, workers }).await
+    }
+
+    async fn drain(&self, request: Request<DrainRequest>) -> Result<Response<DoneReply>, Status> {
+        let DrainRequest { role, slot } = request.get_ref().clone();
+        self.change(&request, Change::Drain { role, slot }).await
+    }
+
+    async fn upgrade(&self, request: Request<UpgradeRequest>) -> Result<Response<DoneReply>, Status> {
+        let binary = Some(request.get_ref().binary.clone()).filter(|path| !path.is_empty()).map(PathBuf::from);
+        self.change(&request, Change::Upgrade(binary)).await
     }
 }

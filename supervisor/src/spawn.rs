@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -19,6 +19,12 @@ use weir_node::sockets::{FDS_SOCKET, FDS_VARIABLE, NamedSocket, list};
 use weir_node::worker::{PARENT_VARIABLE, RUN_DIR_VARIABLE};
 
 use crate::plan::WorkerId;
+
+/// The environment variable with the number of the descriptor of an image's state; see [`crate::host`].
+pub(crate) const STATE_VARIABLE: &str = "WEIR_INTERNAL_STATE";
+
+/// The environment variable that tells an image to which it was gone back why.
+pub(crate) const FAILED_VARIABLE: &str = "WEIR_INTERNAL_UPGRADE_FAILED";
 
 /// What a worker is started as: `PATH PREFIX... edge --slot 0 --incarnation 7`.
 #[derive(Clone, Debug)]
@@ -85,6 +91,8 @@ pub fn spawn(program: &Program, worker: WorkerId, sockets: &[NamedSocket], run_d
         .env(PARENT_VARIABLE, std::process::id().to_string())
         .env(RUN_DIR_VARIABLE, run_dir)
         .env_remove("NOTIFY_SOCKET")
+        .env_remove(STATE_VARIABLE)
+        .env_remove(FAILED_VARIABLE)
         .stdin(Stdio::null())
         // A group of its own: Ctrl-C in a terminal reaches the supervisor alone, which stops workers in order.
         .process_group(0);
@@ -119,6 +127,13 @@ fn keep_open(fd: RawFd) -> io::Result<()> {
 }
 
 impl Process {
+    /// A child of the image that this process ran before, which it had for so long.
+    pub fn inherit(pid: u32, uptime: Duration, fds: OwnedFd) -> io::Result<Self> {
+        let pid = Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?);
+        let now = Instant::now();
+        Ok(Self { pid, started: now.checked_sub(uptime).unwrap_or(now), fds })
+    }
+
     /// The process id.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw().unsigned_abs()

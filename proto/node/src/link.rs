@@ -26,6 +26,7 @@ pub use weir_proto::supervisor::Report;
 
 use crate::config::Config;
 use crate::fdpass;
+use crate::log;
 use crate::sockets::NamedSocket;
 use crate::worker::{Command, Identity, Orders, handover_socket};
 
@@ -289,6 +290,7 @@ impl Link {
         match parse_config(config) {
             Ok(config) => {
                 self.drain_timeout = config.edge.drain_timeout;
+                log::set_level(config.log.level);
                 self.orders.send(Command::Apply { token, generation, config: Rc::new(config) }).await;
             }
             Err(error) => self.handle.ack(token, Err(error.to_string())),

@@ -21,7 +21,7 @@ use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Registry};
+use tracing_subscriber::{EnvFilter, Registry, reload};
 
 use crate::config::{LOG_VARIABLE, Log, LogFormat, LogLevel};
 
@@ -50,6 +50,9 @@ pub enum LogError {
 /// Where this process writes, for [`reopen`].
 static SINK: OnceLock<Arc<Sink>> = OnceLock::new();
 
+/// What this process writes, for [`set_level`].
+static FILTER: OnceLock<reload::Handle<EnvFilter, Registry>> = OnceLock::new();
+
 /// Sets up the log of this process; `role` and `worker` stand in each line, as `edge/0`, or `weir` without a number.
 ///
 /// The level of the configuration is that of weir's own modules; libraries write warnings and errors. A filter in
@@ -58,7 +61,17 @@ pub fn init(config: &Log, role: &str, worker: Option<u32>) -> Result<(), LogErro
     let filter = filter(config.level, std::env::var(LOG_VARIABLE).ok().as_deref())?;
     let lines = Lines::new(config, role, worker)?;
     SINK.set(lines.sink.clone()).map_err(|_| LogError::Twice)?;
+    let (filter, handle) = reload::Layer::new(filter);
+    FILTER.set(handle).map_err(|_| LogError::Twice)?;
     Registry::default().with(lines.with_filter(filter)).try_init().map_err(|_| LogError::Twice)
+}
+
+/// Changes the least severe level of weir's own modules. A filter in [`LOG_VARIABLE`] stays in force.
+pub fn set_level(level: LogLevel) {
+    let filter = filter(level, std::env::var(LOG_VARIABLE).ok().as_deref());
+    if let (Some(handle), Ok(filter)) = (FILTER.get(), filter) {
+        handle.reload(filter).ok();
+    }
 }
 
 /// Opens the log file again under its name, after a rotation has moved it (SIGUSR1). The old file stays in use when

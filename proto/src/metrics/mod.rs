@@ -99,7 +99,8 @@ impl Family {
 
 /// The longest beginning of `text` that fits a label.
 pub fn label(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(LABEL_MAX)).unwrap_or_default()
+    let end = (0..=LABEL_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
 impl Snapshot {

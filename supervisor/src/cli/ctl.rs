@@ -1,22 +1,28 @@
 //! `weir ctl`: the operator's side of the supervisor's admin service.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use clap::Subcommand;
 use tokio::runtime::Builder;
 use tokio::time::{sleep, timeout};
-use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Response, Status};
 use weir_proto::supervisor::admin_client::AdminClient;
-use weir_proto::supervisor::{StatusReply, StatusRequest, StopRequest};
+use weir_proto::supervisor::{
+    DoneReply, DrainRequest, ReloadRequest, ScaleRequest, StatusReply, StatusRequest, StopRequest, UpgradeRequest,
+};
 use weir_supervisor::admin::CTL_SOCKET;
 
 use super::{File, status};
 
 /// Longest wait for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Longest wait for a change: workers have some seconds to take a configuration over.
+const CHANGE_WITHIN: Duration = Duration::from_secs(15);
 
 /// Time between two looks at a supervisor that is stopping.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -41,6 +47,27 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Read the configuration again: all workers take it over, or none does
+    Reload,
+    /// Change the number of edge workers; clients of workers that go move to others
+    Scale {
+        /// edge
+        role: String,
+        /// How many there are to be
+        workers: u32,
+    },
+    /// Let the clients of a worker leave, and start another one in its slot
+    Drain {
+        /// The worker: edge/3
+        #[arg(value_name = "ROLE/SLOT")]
+        worker: String,
+    },
+    /// Replace the running executable and every worker, while clients stay connected
+    Upgrade {
+        /// The new executable; without it the path that weir was started from
+        #[arg(long, value_name = "FILE")]
+        binary: Option<PathBuf>,
+    },
     /// Stop the host and wait until it has
     Stop {
         /// Let the clients leave first, for as long as the configuration allows
@@ -64,13 +91,21 @@ impl Ctl {
                     let reply = status_of(&mut client).await?;
                     if json { status::json(&reply) } else { Ok(status::table(&reply)) }
                 }
+                Verb::Reload => done(client.reload(ReloadRequest {})).await,
+                Verb::Scale { role, workers } => done(client.scale(ScaleRequest { role, workers })).await,
+                Verb::Drain { worker } => {
+                    let (role, slot) = worker.split_once('/').context("a worker is named as in edge/3")?;
+                    let slot = slot.parse().with_context(|| format!("{slot:?} is no slot"))?;
+                    done(client.drain(DrainRequest { role: role.to_owned(), slot })).await
+                }
+                Verb::Upgrade { binary } => upgrade(&mut client, &socket, binary).await,
                 Verb::Stop { graceful } => stop(&mut client, graceful).await,
             }
         })
     }
 }
 
-async fn connect(socket: &std::path::Path) -> anyhow::Result<AdminClient<Channel>> {
+async fn connect(socket: &Path) -> anyhow::Result<AdminClient<Channel>> {
     let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()))?;
     let connected = timeout(ANSWER_WITHIN, endpoint.connect()).await;
     match connected {
@@ -85,6 +120,40 @@ async fn status_of(client: &mut AdminClient<Channel>) -> anyhow::Result<StatusRe
     match reply.context("weir does not answer")? {
         Ok(reply) => Ok(reply.into_inner()),
         Err(status) => bail!("{}", status.message()),
+    }
+}
+
+/// What the operator is told of something that was done, or why it was not.
+async fn done(answer: impl Future<Output = Result<Response<DoneReply>, Status>>) -> anyhow::Result<String> {
+    match timeout(CHANGE_WITHIN, answer).await.context("weir does not answer")? {
+        Ok(reply) => Ok(reply.into_inner().text),
+        Err(status) => bail!("{}", status.message()),
+    }
+}
+
+/// Waits until every worker was replaced. In between the supervisor becomes another image and its socket is silent.
+async fn upgrade(client: &mut AdminClient<Channel>, socket: &Path, binary: Option<PathBuf>) -> anyhow::Result<String> {
+    // The supervisor may have another working directory.
+    let binary = binary.map(std::path::absolute).transpose()?;
+    let binary = binary.map(|path| path.to_str().map(str::to_owned).context("the path is not UTF-8"));
+    let request = UpgradeRequest { binary: binary.transpose()?.unwrap_or_default() };
+    println!("{}", done(client.upgrade(request)).await?);
+    let began = Instant::now();
+    let mut last = status_of(client).await.ok();
+    loop {
+        match last.as_ref().map(|status| status.upgrade.as_str()) {
+            Some("done") => return Ok("every worker was replaced".to_owned()),
+            Some("running") | None => {}
+            Some(failed) => bail!("{failed}"),
+        }
+        if last.is_none() && began.elapsed() > ANSWER_WITHIN {
+            bail!("weir began to upgrade and does not answer any more");
+        }
+        sleep(LOOK_EVERY).await;
+        last = match connect(socket).await {
+            Ok(mut client) => status_of(&mut client).await.ok(),
+            Err(_) => None,
+        };
     }
 }
 

@@ -66,6 +66,9 @@ enum Command {
     /// The worker of an origin slot
     #[command(hide = true)]
     Origin(Worker),
+    /// Whether this executable can go on with the host that asks
+    #[command(hide = true)]
+    UpgradeCheck,
 }
 
 #[derive(Debug, Subcommand)]
@@ -122,17 +125,29 @@ pub(crate) fn main() -> ExitCode {
         Command::Cert(Cert::Node { dir, names }) => print_or_fail(cert::make_node(&dir, &names)),
         Command::Ctl(ctl) => print_or_fail(ctl.run()),
         Command::Edge(args) => weir_node::worker::run(Role::Edge, args.into(), weir_edge::run),
+        Command::UpgradeCheck => print_or_fail(host::check()),
         Command::Origin(args) => weir_node::worker::run(Role::Origin, args.into(), weir_origin::run),
     }
 }
 
 fn run(file: &File) -> ExitCode {
-    let config = match file.load() {
+    // First of all: what the image before left are descriptors.
+    let state = match host::inherited() {
+        Ok(state) => state,
+        Err(error) => return fail(format!("{error:#}")),
+    };
+    let config = match state.as_ref().map_or_else(|| file.load(), |state| Ok(state.config().clone())) {
         Ok(config) => config,
         Err(errors) => return fail(errors),
     };
-    let done = log::init(&config.log, "weir", None).map_err(anyhow::Error::from);
-    done.and_then(|()| host::run(config, Program::own_image())).unwrap_or_else(|error| fail(format!("{error:#}")))
+    let source = file.clone();
+    let again: host::Load = Box::new(move || source.load());
+    let program = Program::own_image();
+    let done = log::init(&config.log, "weir", None).map_err(anyhow::Error::from).and_then(|()| match state {
+        Some(state) => host::resume(state, program, again),
+        None => host::run(config, program, again),
+    });
+    done.unwrap_or_else(|error| fail(format!("{error:#}")))
 }
 
 fn check(file: &File) -> ExitCode {

@@ -3,7 +3,7 @@
 use tracing::{debug, warn};
 use weir_proto::supervisor::{Ack, Attach, Welcome, from_worker, to_worker};
 
-use super::{FIRST_GENERATION, Host};
+use super::Host;
 use crate::link::{Event, Outgoing};
 use crate::plan::{Input, SlotId, WorkerId};
 
@@ -45,7 +45,7 @@ impl Host {
         self.links.insert(link, id);
         let welcome = Welcome {
             config: self.json.clone(),
-            generation: FIRST_GENERATION,
+            generation: self.generation,
             host: self.name.clone(),
             edge_workers: self.config.edge_workers(),
             origin_workers: self.config.origin.workers,
@@ -71,6 +71,7 @@ impl Host {
                 if !error.is_empty() {
                     warn!("{id} could not do what it was told: {error}");
                 }
+                self.reload_answered(token, &error);
                 self.tell(Input::Ack { token, done: error.is_empty() });
             }
         }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 use weir_proto::metrics::{Page, families};
 
-use super::{FIRST_GENERATION, Host};
+use super::Host;
 use crate::admin::Ask;
 use crate::metrics::http;
 use crate::plan::{SlotView, WorkerState};
@@ -32,7 +32,7 @@ impl Host {
             return text.to_owned();
         }
         let mut page = self.metrics.page(self.config.metrics.streams());
-        page.set(&families::CONFIG_GENERATION, &[], FIRST_GENERATION as f64);
+        page.set(&families::CONFIG_GENERATION, &[], self.generation as f64);
         for slot in self.plan.slots() {
             self.slot_numbers(&slot, &mut page);
         }

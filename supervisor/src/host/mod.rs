@@ -2,15 +2,20 @@
 
 mod links;
 mod metrics;
+mod reload;
 mod status;
+mod upgrade;
 mod worker;
+
+pub use upgrade::{State, check, inherited};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -20,40 +25,71 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{debug, error, info, warn};
 use weir_node::config::Config;
-use weir_node::fdpass;
 use weir_node::worker::LINK_SOCKET;
 use weir_proto::supervisor::admin_server::AdminServer;
 use weir_proto::supervisor::link_server::LinkServer;
-use weir_proto::supervisor::{Adopt, Drain, HandOver, Release, to_worker};
+use weir_proto::supervisor::{Drain, HandOver, Release, to_worker};
 
-use crate::admin::{Ask, CTL_SOCKET, Operator, REQUESTS_MAX};
+use crate::admin::{Ask, CTL_SOCKET, Change, Operator, REQUESTS_MAX};
 use crate::link::{EVENTS_MAX, Event, Links};
 use crate::metrics::Metrics;
-use crate::plan::{Action, Input, Limits, Note, Output, Plan, SlotId, Time, WorkerId};
+use crate::plan::{Action, Input, Limits, Note, Output, Plan, SlotId, Time, WorkerId, WorkerState};
 use crate::slots::{RunDir, Slots};
 use crate::spawn::{Program, spawn};
+use reload::{Answer, Reload};
+use upgrade::Checked;
 use worker::Worker;
+
+/// What answers have to go out before this process becomes another image.
+const LAST_WORDS: Duration = Duration::from_millis(50);
 
 /// The configuration's number at start.
 const FIRST_GENERATION: u64 = 1;
 
+/// How the configuration is read again; the error is for people.
+pub type Load = Box<dyn Fn() -> Result<Config, String>>;
+
 /// Runs the host until it is told to stop: binds, starts the workers, keeps them. `program` is what a worker is
-/// started as. The log is to be set up before.
+/// started as, `load` what a reload calls. The log is to be set up before.
 ///
 /// Fails when the run directory or an address cannot be had. The code is a failure when processes were left.
-pub fn run(config: Config, program: Program) -> anyhow::Result<ExitCode> {
+pub fn run(config: Config, program: Program, load: Load) -> anyhow::Result<ExitCode> {
     let run_dir = RunDir::lock(&config.run_dir())?;
     raise_file_limit();
     let slots = Slots::bind(&config, &run_dir)?;
+    on_runtime(|| {
+        let mut host = Host::new(config, program, load, run_dir, slots)?;
+        for name in [LINK_SOCKET, CTL_SOCKET] {
+            host.services.insert(name.to_owned(), host.run_dir.listen(name)?.into());
+        }
+        Ok(host)
+    })
+}
+
+/// Goes on with the host of another image of this process. The log is to be set up before.
+///
+/// Fails when neither this image nor the one before can go on. The code is as for [`run`].
+pub fn resume(state: State, program: Program, load: Load) -> anyhow::Result<ExitCode> {
+    state.validate_or_go_back()?;
+    on_runtime(|| state.into_host(program, load))
+}
+
+fn on_runtime(host: impl FnOnce() -> anyhow::Result<Host>) -> anyhow::Result<ExitCode> {
     let runtime = Builder::new_current_thread().enable_all().build_local(Default::default())?;
     let abandoned = runtime.block_on(async {
-        let mut host = Host::new(config, program, run_dir, slots)?;
-        let ears = host.listen()?;
+        let mut host = host()?;
+        let ears = match host.listen() {
+            Ok(ears) => ears,
+            Err(error) => {
+                host.replacing_failed(&format!("{error:#}"));
+                return Err(error);
+            }
+        };
         let abandoned = host.serve(ears).await;
         host.run_dir.remove_sockets().context("the sockets of the run directory are left")?;
         anyhow::Ok(abandoned)
@@ -74,7 +110,14 @@ struct Host {
     json: String,
     /// This instance's name.
     name: String,
+    /// Spreads what hosts do that fail together.
+    seed: u64,
     program: Program,
+    load: Load,
+    /// The number of `config`.
+    generation: u64,
+    reload: Option<Reload>,
+    tokens: u64,
     run_dir: RunDir,
     slots: Slots,
     plan: Plan,
@@ -83,6 +126,27 @@ struct Host {
     /// Who speaks on a link.
     links: BTreeMap<u64, WorkerId>,
     metrics: Metrics,
+    /// The listening sockets of the two services, by their names in the run directory.
+    services: BTreeMap<String, OwnedFd>,
+    /// How long images before this one ran.
+    before: Duration,
+    /// The executable that was started first, or given with an upgrade.
+    binary: PathBuf,
+    /// The image before, as long as it may be gone back to.
+    old: Option<OwnedFd>,
+    /// Why this image was gone back to.
+    failed: Option<String>,
+    /// How the last upgrade went, for the operator.
+    upgrade: String,
+    /// An image is being looked at; the way for the answer.
+    checking: bool,
+    checked: mpsc::Sender<Checked>,
+    /// Waits for [`Ears`].
+    heard_checked: Option<mpsc::Receiver<Checked>>,
+    /// The image to become now.
+    becoming: Option<PathBuf>,
+    /// This image goes on with workers of another one.
+    inherited: bool,
     exit: Option<usize>,
 }
 
@@ -90,25 +154,33 @@ struct Host {
 struct Ears {
     links: mpsc::Receiver<Event>,
     asks: mpsc::Receiver<Ask>,
+    checked: mpsc::Receiver<Checked>,
     child: Signals,
     terminate: Signals,
     interrupt: Signals,
     quit: Signals,
     reopen: Signals,
     upgrade: Signals,
+    reload: Signals,
     second: Interval,
 }
 
 impl Host {
-    fn new(config: Config, program: Program, run_dir: RunDir, slots: Slots) -> anyhow::Result<Self> {
+    fn new(config: Config, program: Program, load: Load, run_dir: RunDir, slots: Slots) -> anyhow::Result<Self> {
         // The standard library's hash keys are the one source of randomness that needs no crate.
         let random = RandomState::new().hash_one(std::process::id());
         let limits = Limits { drain: config.edge.drain_timeout, ..Limits::default() };
+        let (checked, heard_checked) = mpsc::channel(1);
         Ok(Self {
             json: serde_json::to_string(&config)?,
             config,
+            seed: random,
             name: format!("{random:016x}"),
             program,
+            load,
+            generation: FIRST_GENERATION,
+            reload: None,
+            tokens: 0,
             run_dir,
             slots,
             plan: Plan::new(limits, random),
@@ -116,12 +188,24 @@ impl Host {
             workers: BTreeMap::new(),
             links: BTreeMap::new(),
             metrics: Metrics::new(SystemTime::now()),
+            services: BTreeMap::new(),
+            before: Duration::ZERO,
+            // A file that was replaced since is said to be deleted; its successor has the name.
+            binary: std::fs::read_link("/proc/self/exe").map(without_deleted).unwrap_or_default(),
+            old: None,
+            failed: None,
+            upgrade: String::new(),
+            checking: false,
+            checked,
+            heard_checked: Some(heard_checked),
+            becoming: None,
+            inherited: false,
             exit: None,
         })
     }
 
     /// Opens the two services and begins to catch signals.
-    fn listen(&self) -> anyhow::Result<Ears> {
+    fn listen(&mut self) -> anyhow::Result<Ears> {
         let (events, links) = mpsc::channel(EVENTS_MAX);
         let (asking, asks) = mpsc::channel(REQUESTS_MAX);
         self.serve_metrics(&asking)?;
@@ -129,33 +213,50 @@ impl Host {
         spawn_local(link.serve_with_incoming(self.incoming(LINK_SOCKET)?));
         let admin = Server::builder().add_service(AdminServer::new(Operator::new(asking)));
         spawn_local(admin.serve_with_incoming(self.incoming(CTL_SOCKET)?));
-        let mut second = interval(std::time::Duration::from_secs(1));
+        let mut second = interval(Duration::from_secs(1));
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let checked = self.heard_checked.take().context("listened before")?;
         Ok(Ears {
             links,
             asks,
+            checked,
             child: signal(SignalKind::child())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             reopen: signal(SignalKind::user_defined1())?,
             upgrade: signal(SignalKind::user_defined2())?,
+            reload: signal(SignalKind::hangup())?,
             second,
         })
     }
 
     fn incoming(&self, name: &str) -> anyhow::Result<UnixListenerStream> {
-        let socket = self.run_dir.listen(name)?;
-        let listener = tokio::net::UnixListener::from_std(std::os::fd::OwnedFd::from(socket).into())?;
-        Ok(UnixListenerStream::new(listener))
+        let socket = self.services.get(name).with_context(|| format!("{name} is not listened on"))?.try_clone()?;
+        Ok(UnixListenerStream::new(tokio::net::UnixListener::from_std(socket.into())?))
+    }
+
+    fn uptime(&self) -> Duration {
+        self.before + self.started.elapsed()
     }
 
     /// The loop. Returns how many processes were left behind.
     async fn serve(&mut self, mut ears: Ears) -> usize {
-        let edges = self.config.edge_workers();
-        self.tell(Input::Desired { edges, origins: self.config.origin.workers });
+        upgrade::unblock_signals();
+        if self.inherited {
+            // Some may have ended while nobody was told.
+            self.reap();
+            self.go_on();
+        } else {
+            let edges = self.config.edge_workers();
+            self.tell(Input::Desired { edges, origins: self.config.origin.workers });
+        }
         loop {
             let wake = self.carry_out();
+            if let Some(binary) = self.becoming.take() {
+                sleep(LAST_WORDS).await;
+                self.become_image(&binary);
+            }
             if let Some(abandoned) = self.exit {
                 return abandoned;
             }
@@ -163,12 +264,17 @@ impl Host {
             tokio::select! {
                 Some(event) = ears.links.recv() => self.heard(event),
                 Some(ask) = ears.asks.recv() => self.asked(ask),
+                Some(checked) = ears.checked.recv() => self.upgrade_checked(checked),
                 _ = ears.child.recv() => self.reap(),
                 _ = ears.terminate.recv() => self.stop(false),
                 _ = ears.interrupt.recv() => self.stop(false),
                 _ = ears.quit.recv() => self.stop(true),
                 _ = ears.reopen.recv() => self.reopen_logs(),
-                _ = ears.upgrade.recv() => self.tell(Input::Replace),
+                _ = ears.reload.recv() => {
+                    notify_reloading();
+                    self.reload(None);
+                }
+                _ = ears.upgrade.recv() => self.upgrade(None, None),
                 _ = ears.second.tick() => self.each_second(),
                 () = at(wake) => self.tell(Input::Tick),
             }
@@ -211,7 +317,7 @@ impl Host {
                     self.signal(from, Signal::SIGQUIT);
                 }
             }
-            Action::Lend { slot, to, token } => self.lend(slot, to, token),
+            Action::Lend { slot, to, token } => self.give_sockets(slot, to, token),
             Action::Return { slot, from, token } => {
                 self.say(from, to_worker::Kind::Release(Release { token, slot: slot.index }));
             }
@@ -222,11 +328,20 @@ impl Host {
             }
             Action::CloseListeners => self.slots.close(),
             Action::Exit { abandoned } => self.exit = Some(abandoned),
-            Action::Note(note) => match note {
-                Note::Lent { .. } | Note::Returned { .. } | Note::Replaced => info!("{note}"),
-                Note::Died { faulted: true, .. } | Note::ReplaceFailed { .. } => error!("{note}"),
-                Note::Died { .. } | Note::StartTooLong(_) | Note::Hung(_) | Note::LeaveTooLong(_) => warn!("{note}"),
-            },
+            Action::Note(note) => self.noted(note),
+        }
+    }
+
+    fn noted(&mut self, note: Note) {
+        match note {
+            Note::Replaced => {
+                info!("{note}");
+                self.replaced();
+            }
+            Note::ReplaceFailed { .. } => self.replacing_failed(&note.to_string()),
+            Note::Lent { .. } | Note::Returned { .. } => info!("{note}"),
+            Note::Died { faulted: true, .. } => error!("{note}"),
+            Note::Died { .. } | Note::StartTooLong(_) | Note::Hung(_) | Note::LeaveTooLong(_) => warn!("{note}"),
         }
     }
 
@@ -261,18 +376,6 @@ impl Host {
         said
     }
 
-    fn lend(&mut self, slot: SlotId, to: WorkerId, token: u64) {
-        let Some(worker) = self.workers.get(&to) else { return };
-        let sockets = self.slots.sockets(slot);
-        let fds: Vec<_> = sockets.iter().map(|socket| socket.fd.as_fd()).collect();
-        let names = sockets.iter().map(|socket| socket.name.clone()).collect();
-        // An adopt whose descriptors did not fit is refused by the worker, or asked for again.
-        if let Err(error) = fdpass::send(worker.process.fds.as_fd(), token, &fds) {
-            debug!("{to} was not given the sockets of {slot}: {error}");
-        }
-        self.say(to, to_worker::Kind::Adopt(Adopt { token, slot: slot.index, names }));
-    }
-
     fn reap(&mut self) {
         let ended = self.workers.iter().filter_map(|(id, worker)| Some((*id, worker.process.try_wait()?)));
         for (id, exit) in ended.collect::<Vec<_>>() {
@@ -288,11 +391,32 @@ impl Host {
         match ask {
             Ask::Status(answer) => drop(answer.send(self.status())),
             Ask::Metrics(answer) => drop(answer.send(self.metrics_text())),
+            Ask::Change(change, answer) => self.change(change, answer),
             Ask::Stop { graceful, begun } => {
                 self.stop(graceful);
                 begun.send(()).ok();
             }
         }
+    }
+
+    fn change(&mut self, change: Change, answer: Answer) {
+        match change {
+            Change::Reload => self.reload(Some(answer)),
+            Change::Scale { role, workers } => self.scale(&role, workers, answer),
+            Change::Drain { role, slot } => drop(answer.send(self.drain(&role, slot))),
+            Change::Upgrade(binary) => self.upgrade(binary, Some(answer)),
+        }
+    }
+
+    fn drain(&mut self, role: &str, index: u32) -> Result<String, String> {
+        let slot = SlotId { role: role.parse()?, index };
+        let worker = self.plan.slots().find(|view| view.id == slot).and_then(|view| {
+            let serves = view.workers.iter().find(|worker| worker.state == WorkerState::Ready)?;
+            Some(serves.id)
+        });
+        let worker = worker.ok_or_else(|| format!("{slot} has no worker that serves"))?;
+        self.tell(Input::Drain(slot));
+        Ok(format!("{worker} drains; it leaves within {:?}", self.config.edge.drain_timeout))
     }
 
     fn stop(&mut self, graceful: bool) {
@@ -315,6 +439,7 @@ impl Host {
         if sd_notify::watchdog_enabled().is_some() {
             notify(&[NotifyState::Watchdog]);
         }
+        self.go_on_reloading();
         self.tell(Input::Tick);
     }
 
@@ -334,8 +459,27 @@ impl Host {
         if let (Some(rtmp), Some(http)) = (first("rtmp"), first("http")) {
             info!("publish to rtmp://HOST:{rtmp}/live/NAME, play that or http://HOST:{http}/live/NAME.flv");
         }
-        notify(&[NotifyState::Ready]);
+        notify_ready();
     }
+}
+
+/// Tells the service manager that the host serves, and by the configuration that it was told of last.
+fn notify_ready() {
+    notify(&[NotifyState::Ready]);
+}
+
+/// Tells the service manager that another configuration or image is on its way.
+fn notify_reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(error) => warn!("the service manager cannot be told: {error}"),
+    }
+}
+
+/// The kernel marks the name of an executable that is not there any more.
+fn without_deleted(path: PathBuf) -> PathBuf {
+    let name = path.to_str().and_then(|name| name.strip_suffix(" (deleted)")).map(PathBuf::from);
+    name.unwrap_or(path)
 }
 
 /// That moment; without one, never.

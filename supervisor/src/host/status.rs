@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use weir_proto::supervisor::{Listener, StatusReply, WorkerStatus};
 
-use super::{FIRST_GENERATION, Host};
+use super::Host;
 use crate::plan::{SlotView, WorkerView};
 
 impl Host {
@@ -20,9 +20,10 @@ impl Host {
             pid: std::process::id(),
             host: self.name.clone(),
             state: state.to_owned(),
-            uptime_ms: millis(self.started.elapsed()),
-            generation: FIRST_GENERATION,
+            uptime_ms: millis(self.uptime()),
+            generation: self.generation,
             listeners: listeners.map(|l| Listener { name: l.name.clone(), address: l.address.clone() }).collect(),
+            upgrade: self.upgrade.clone(),
             workers: self.plan.slots().flat_map(|slot| self.rows(&slot)).collect(),
         }
     }
@@ -73,6 +74,6 @@ fn empty_row(slot: &SlotView) -> WorkerStatus {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -5,6 +5,7 @@
 //! [`weir_proto::metrics`].
 
 pub mod http;
+mod saved;
 mod text;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};

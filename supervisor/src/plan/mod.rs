@@ -111,6 +111,11 @@ impl Plan {
         self.check();
     }
 
+    /// What workers are given to drain from now on.
+    pub fn set_drain(&mut self, drain: Duration) {
+        self.limits.drain = drain;
+    }
+
     /// What to do next.
     pub fn poll(&mut self) -> Output {
         if let Some(action) = self.actions.pop_front() {

@@ -3,6 +3,7 @@
 //! [`Config`] holds plain values; every section and key has a default, and an unknown key is an error. The
 //! supervisor loads it and hands it to its workers as JSON through serde, so a worker never reads the file.
 
+mod change;
 mod check;
 mod cluster;
 mod env;
@@ -23,6 +24,7 @@ use std::thread::available_parallelism;
 
 use serde::{Deserialize, Serialize};
 
+pub use change::{Change, changes};
 pub use check::host_port;
 pub use cluster::{Cluster, Control, Directory, Relay, Tls};
 pub use env::{INTERNAL_PREFIX, LOG_VARIABLE};

@@ -1,0 +1,230 @@
+//! Another configuration while the host runs: all workers take it, or none keeps it.
+//!
+//! Sockets are bound first, since that is what fails. Then every worker is told; when all have answered, the new sockets
+//! are handed out and the number of workers is changed. A worker that refuses, or does not answer in time, puts all of
+//! them back.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+use tracing::{error, info, warn};
+use weir_node::config::{Auto, Config, EDGE_WORKERS_MAX, changes};
+use weir_node::fdpass;
+use weir_node::worker::Role;
+use weir_proto::supervisor::{Adopt, Apply, to_worker};
+
+use super::Host;
+use crate::plan::{Input, SlotId, WorkerId, WorkerState};
+use crate::slots::Slots;
+
+/// How long workers have to answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
+/// Tokens of this part have this bit; the plan counts from zero.
+const OWN: u64 = 1 << 63;
+
+/// Who wants to know how it ended.
+pub(super) type Answer = oneshot::Sender<Result<String, String>>;
+
+/// A configuration that not all workers have answered yet.
+#[derive(Debug)]
+pub(super) struct Reload {
+    config: Config,
+    json: String,
+    generation: u64,
+    slots: Slots,
+    /// What is said when it succeeds.
+    what: String,
+    waiting: BTreeMap<u64, WorkerId>,
+    told: Vec<WorkerId>,
+    until: Instant,
+    answer: Option<Answer>,
+}
+
+impl Host {
+    /// Reads the configuration again and takes it over.
+    pub(super) fn reload(&mut self, answer: Option<Answer>) {
+        match (self.load)() {
+            Ok(config) => self.reconfigure(config, answer),
+            Err(errors) => self.refuse_config(answer, errors),
+        }
+    }
+
+    /// Changes the number of edge workers.
+    pub(super) fn scale(&mut self, role: &str, workers: u32, answer: Answer) {
+        let refusal = match role.parse() {
+            Ok(Role::Edge) if workers <= EDGE_WORKERS_MAX => None,
+            Ok(Role::Edge) => Some(format!("{workers} are too many, at most {EDGE_WORKERS_MAX} are allowed")),
+            Ok(Role::Origin) => {
+                Some("the number of origin workers decides where streams live: it changes at a restart only".to_owned())
+            }
+            Err(error) => Some(error),
+        };
+        if let Some(refusal) = refusal {
+            answer.send(Err(refusal)).ok();
+            return;
+        }
+        let mut config = self.config.clone();
+        config.edge.workers = Auto::Is(workers);
+        self.reconfigure(config, Some(answer));
+    }
+
+    fn reconfigure(&mut self, config: Config, answer: Option<Answer>) {
+        let busy = match (&self.reload, self.plan.is_stopping()) {
+            (_, true) => Some("weir is stopping"),
+            (Some(_), _) => Some("another configuration is just being taken over; try again"),
+            (None, false) => None,
+        };
+        if let Some(busy) = busy {
+            return self.refuse_config(answer, busy.to_owned());
+        }
+        let found = changes(&self.config, &config);
+        let fixed: Vec<_> = found.iter().filter(|change| change.fixed.is_some()).map(ToString::to_string).collect();
+        if !fixed.is_empty() {
+            return self.refuse_config(answer, fixed.join("\n"));
+        }
+        if found.is_empty() {
+            return self.done(answer, format!("generation {}: nothing has changed", self.generation));
+        }
+        let (slots, json) = match (self.slots.rebind(&config), serde_json::to_string(&config)) {
+            (Ok(slots), Ok(json)) => (slots, json),
+            (Err(error), _) => return self.refuse_config(answer, error.to_string()),
+            (_, Err(error)) => return self.refuse_config(answer, error.to_string()),
+        };
+        let generation = self.generation + 1;
+        let lines: Vec<_> = found.iter().map(ToString::to_string).collect();
+        let mut reload = Reload {
+            what: format!("generation {generation}: {}", lines.join(", ")),
+            json,
+            config,
+            generation,
+            slots,
+            waiting: BTreeMap::new(),
+            told: Vec::new(),
+            until: Instant::now() + ANSWER_WITHIN,
+            answer,
+        };
+        for id in self.workers.keys().copied().collect::<Vec<_>>() {
+            let token = self.next_token();
+            // One without a link gets what is in force when it attaches.
+            if self.apply(id, token, generation, &reload.json) {
+                reload.waiting.insert(token, id);
+                reload.told.push(id);
+            }
+        }
+        self.reload = Some(reload);
+        self.go_on_reloading();
+    }
+
+    /// A worker answered, or is gone.
+    pub(super) fn reload_answered(&mut self, token: u64, error: &str) {
+        if token & OWN == 0 {
+            return;
+        }
+        let Some(reload) = &mut self.reload else { return };
+        let Some(id) = reload.waiting.remove(&token) else { return };
+        if error.is_empty() {
+            self.go_on_reloading();
+        } else {
+            self.undo(format!("{id} refused: {error}"));
+        }
+    }
+
+    /// Takes over what everybody has answered, and takes back what somebody has not in time.
+    pub(super) fn go_on_reloading(&mut self) {
+        let Some(reload) = &mut self.reload else { return };
+        reload.waiting.retain(|_, id| self.workers.contains_key(id));
+        if reload.waiting.is_empty() {
+            self.take_over();
+        } else if reload.until <= Instant::now() {
+            let late: Vec<_> = reload.waiting.values().map(ToString::to_string).collect();
+            self.undo(format!("no answer within {ANSWER_WITHIN:?} from {}", late.join(", ")));
+        }
+    }
+
+    fn take_over(&mut self) {
+        let Some(reload) = self.reload.take() else { return };
+        let Reload { config, json, generation, slots, what, told, answer, .. } = reload;
+        let same = self.slots.same_addresses(&slots);
+        (self.config, self.json, self.generation, self.slots) = (config, json, generation, slots);
+        weir_node::log::set_level(self.config.log.level);
+        self.plan.set_drain(self.config.edge.drain_timeout);
+        // Who attached in between was welcomed with the old one.
+        for id in self.workers.keys().copied().filter(|id| !told.contains(id)).collect::<Vec<_>>() {
+            let (token, json) = (self.next_token(), self.json.clone());
+            self.apply(id, token, generation, &json);
+        }
+        if !same {
+            self.hand_out_sockets();
+        }
+        let (edges, origins) = (self.config.edge_workers(), self.config.origin.workers);
+        self.tell(Input::Desired { edges, origins });
+        self.metrics.reloaded(true);
+        self.done(answer, what);
+    }
+
+    fn undo(&mut self, why: String) {
+        let Some(reload) = self.reload.take() else { return };
+        let (generation, json) = (self.generation, self.json.clone());
+        for id in reload.told {
+            let token = self.next_token();
+            self.apply(id, token, generation, &json);
+        }
+        self.refuse_config(reload.answer, format!("{why}; every worker keeps generation {generation}"));
+    }
+
+    /// Gives every edge its slot's sockets as they are now, and those that it accepts from for others.
+    fn hand_out_sockets(&mut self) {
+        let mut given = Vec::new();
+        for slot in self.plan.slots().filter(|slot| slot.id.role == Role::Edge) {
+            let accepts = |state| matches!(state, WorkerState::Starting | WorkerState::Ready | WorkerState::Silent);
+            let own = slot.workers.iter().filter(|worker| accepts(worker.state)).map(|worker| worker.id);
+            given.extend(own.chain(slot.lent_to.iter().copied()).map(|to| (slot.id, to)));
+        }
+        for (slot, to) in given {
+            let token = self.next_token();
+            self.give_sockets(slot, to, token);
+        }
+    }
+
+    /// Lets a worker accept from the sockets of a slot, in place of any that it had of it.
+    pub(super) fn give_sockets(&mut self, slot: SlotId, to: WorkerId, token: u64) {
+        let Some(worker) = self.workers.get(&to) else { return };
+        let sockets = self.slots.sockets(slot);
+        let fds: Vec<_> = sockets.iter().map(|socket| socket.fd.as_fd()).collect();
+        let names = sockets.iter().map(|socket| socket.name.clone()).collect();
+        // An adopt whose descriptors did not fit is refused by the worker, or asked for again.
+        if let Err(error) = fdpass::send(worker.process.fds.as_fd(), token, &fds) {
+            warn!("{to} was not given the sockets of {slot}: {error}");
+        }
+        self.say(to, to_worker::Kind::Adopt(Adopt { token, slot: slot.index, names }));
+    }
+
+    fn apply(&mut self, id: WorkerId, token: u64, generation: u64, json: &str) -> bool {
+        self.say(id, to_worker::Kind::Apply(Apply { token, generation, config: json.to_owned() }))
+    }
+
+    fn next_token(&mut self) -> u64 {
+        self.tokens += 1;
+        OWN | self.tokens
+    }
+
+    fn refuse_config(&mut self, answer: Option<Answer>, why: String) {
+        error!("the configuration stays as it was: {why}");
+        self.metrics.reloaded(false);
+        super::notify_ready();
+        if let Some(answer) = answer {
+            answer.send(Err(why)).ok();
+        }
+    }
+
+    fn done(&self, answer: Option<Answer>, what: String) {
+        info!("{what}");
+        super::notify_ready();
+        if let Some(answer) = answer {
+            answer.send(Ok(what)).ok();
+        }
+    }
+}

@@ -13,7 +13,7 @@ use weir_proto::supervisor::admin_client::AdminClient;
 use weir_proto::supervisor::{StatusReply, StatusRequest, StopRequest};
 use weir_supervisor::admin::CTL_SOCKET;
 
-use super::{File, status};
+use super::{File, status, top};
 
 /// Longest wait for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -41,6 +41,12 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Watch every worker: rates, load and state, once a second
+    Top {
+        /// Print one frame, without a terminal
+        #[arg(long)]
+        once: bool,
+    },
     /// Stop the host and wait until it has
     Stop {
         /// Let the clients leave first, for as long as the configuration allows
@@ -64,13 +70,15 @@ impl Ctl {
                     let reply = status_of(&mut client).await?;
                     if json { status::json(&reply) } else { Ok(status::table(&reply)) }
                 }
+                Verb::Top { once } => top::run(client, &socket, once).await,
                 Verb::Stop { graceful } => stop(&mut client, graceful).await,
             }
         })
     }
 }
 
-async fn connect(socket: &std::path::Path) -> anyhow::Result<AdminClient<Channel>> {
+/// A client of the supervisor behind `socket`. The error is for people.
+pub(super) async fn connect(socket: &std::path::Path) -> anyhow::Result<AdminClient<Channel>> {
     let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()))?;
     let connected = timeout(ANSWER_WITHIN, endpoint.connect()).await;
     match connected {
@@ -80,7 +88,8 @@ async fn connect(socket: &std::path::Path) -> anyhow::Result<AdminClient<Channel
     }
 }
 
-async fn status_of(client: &mut AdminClient<Channel>) -> anyhow::Result<StatusReply> {
+/// Every worker, as the supervisor says now. The error is for people.
+pub(super) async fn status_of(client: &mut AdminClient<Channel>) -> anyhow::Result<StatusReply> {
     let reply = timeout(ANSWER_WITHIN, client.status(StatusRequest {})).await;
     match reply.context("weir does not answer")? {
         Ok(reply) => Ok(reply.into_inner()),

@@ -62,7 +62,7 @@ impl Top {
         Self { child, terminal, inner: pty.slave, output, seen: String::new() }
     }
 
-    /// Waits until the terminal got `text`, and forgets what came before it.
+    /// Waits until the terminal got `text`, and forgets what came before it. Blanks on a blank screen are not sent.
     fn wait_for(&mut self, text: &str) {
         let deadline = Instant::now() + WITHIN;
         loop {
@@ -107,7 +107,7 @@ fn each_way_out_restores_the_terminal() {
     let cluster = Cluster::start(TWO);
     for keys in [b"q".as_slice(), b"\x1b", b"\x03"] {
         let mut top = Top::start(&cluster);
-        top.wait_for("edge 1");
+        top.wait_for("WORKER");
         assert!(top.is_raw());
         top.press(keys);
         top.wait_for(SHOW);
@@ -115,7 +115,7 @@ fn each_way_out_restores_the_terminal() {
     }
     for number in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         let mut top = Top::start(&cluster);
-        top.wait_for("edge 1");
+        top.wait_for("WORKER");
         signal(top.child.id(), number);
         top.wait_for(SHOW);
         top.left();
@@ -126,7 +126,7 @@ fn each_way_out_restores_the_terminal() {
 fn it_outlives_the_supervisor_and_finds_the_next_one() {
     let mut cluster = Cluster::start(TWO);
     let mut top = Top::start(&cluster);
-    top.wait_for("edge 1");
+    top.wait_for("WORKER");
     cluster.signal(Signal::SIGTERM);
     cluster.wait_exit(WITHIN);
     top.wait_for("trying again");

@@ -11,7 +11,10 @@ const GAP: usize = 1;
 const WIDE_GAP: usize = 2;
 
 /// A cell is cut there.
-const CELL_MAX: usize = 60;
+const CELL_MAX: usize = 120;
+
+/// Notes keep this much from columns of a higher rank, and get more only if all of those fit.
+const NOTES_WIDTH: usize = 24;
 
 /// Shares of a core: from the first on, the worker is near its limit; from the second on, clients suffer.
 const BUSY: (f64, f64) = (80.0, 95.0);
@@ -99,19 +102,25 @@ pub(super) fn fitting(rows: &[Row], room: usize) -> Vec<Shown> {
     for (place, column) in by_rank {
         let cells: Vec<_> = rows.iter().map(column.cell).collect();
         let widest = cells.iter().map(|cell| cell.text.chars().count()).max().unwrap_or(0).min(CELL_MAX);
-        let width = match widest {
+        let width = match (column.width, widest) {
             // No row has a note: their column takes no room from another.
-            0 if column.width == 0 => 0,
-            _ => widest.max(column.width).max(column.head.len()),
+            (0, 0) => continue,
+            (0, _) => widest.min(NOTES_WIDTH).max(column.head.len()),
+            (width, _) => widest.max(width).max(column.head.len()),
         };
-        if width == 0 || (width + GAP > left && column.rank > 0) {
+        if width + GAP > left && column.rank > 0 {
             continue;
         }
         left = left.saturating_sub(width + GAP);
         shown.push((place, Shown { column, width, cells }));
     }
     shown.sort_by_key(|(place, _)| *place);
-    shown.into_iter().map(|(_, shown)| shown).collect()
+    let mut shown: Vec<_> = shown.into_iter().map(|(_, shown)| shown).collect();
+    if let Some(notes) = shown.last_mut().filter(|last| last.column.width == 0) {
+        let widest = notes.cells.iter().map(|cell| cell.text.chars().count()).max().unwrap_or(0);
+        notes.width = notes.width.max(widest.min(CELL_MAX).min(notes.width + left));
+    }
+    shown
 }
 
 fn plain(text: String) -> Cell {

@@ -176,14 +176,17 @@ fn states_and_loads_have_colours_and_unknown_states_are_shown() {
 }
 
 #[test]
-fn a_note_outlives_other_columns() {
+fn notes_outlive_other_columns_and_long_ones_are_cut() {
     let (mut model, now) = model();
-    let gone = WorkerStatus { pid: 0, state: "backoff".to_owned(), lent_to: Some(0), ..worker("edge", 1) };
-    model.update(now + SECOND, status(vec![worker("edge", 0), gone]));
-    assert_eq!(
-        lines(&mut model, 80, 24)[9].split_whitespace().collect::<Vec<_>>().join(" "),
-        "edge 1 backoff - - - accepted by edge 0"
-    );
+    let slot = |slot| WorkerStatus { pid: 0, state: "backoff".to_owned(), lent_to: Some(slot), ..worker("edge", 1) };
+    model.update(now + SECOND, status(vec![worker("edge", 0), slot(0)]));
+    let text = lines(&mut model, 80, 24);
+    assert!(text[7].ends_with(" NOTES") && !text[7].contains("MEM"), "{text:?}");
+    assert!(text[9].starts_with("edge 1   backoff ") && text[9].ends_with(" accepted by edge 0"), "{text:?}");
+    let long = WorkerStatus { uptime_ms: 1, restarts: 1, lent_to: Some(u32::MAX), ..worker("edge", 1) };
+    model.update(now + SECOND, status(vec![long]));
+    assert!(lines(&mut model, 80, 24)[8].ends_with(" accepted by edge 4294967"));
+    assert!(lines(&mut model, 240, 24)[8].ends_with(" accepted by edge 4294967295, restarted 0s ago"));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use weir_proto::supervisor::{
 };
 use weir_supervisor::admin::CTL_SOCKET;
 
-use super::{File, status};
+use super::{File, status, top};
 
 /// Longest wait for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -46,6 +46,12 @@ enum Verb {
         /// As JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Watch every worker: rates, load and state, once a second
+    Top {
+        /// Print one frame, without a terminal
+        #[arg(long)]
+        once: bool,
     },
     /// Read the configuration again: all workers take it over, or none does
     Reload,
@@ -91,6 +97,7 @@ impl Ctl {
                     let reply = status_of(&mut client).await?;
                     if json { status::json(&reply) } else { Ok(status::table(&reply)) }
                 }
+                Verb::Top { once } => top::run(client, &socket, once).await,
                 Verb::Reload => done(client.reload(ReloadRequest {})).await,
                 Verb::Scale { role, workers } => done(client.scale(ScaleRequest { role, workers })).await,
                 Verb::Drain { worker } => {
@@ -105,7 +112,8 @@ impl Ctl {
     }
 }
 
-async fn connect(socket: &Path) -> anyhow::Result<AdminClient<Channel>> {
+/// A client of the supervisor behind `socket`. The error is for people.
+pub(super) async fn connect(socket: &Path) -> anyhow::Result<AdminClient<Channel>> {
     let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()))?;
     let connected = timeout(ANSWER_WITHIN, endpoint.connect()).await;
     match connected {
@@ -115,7 +123,8 @@ async fn connect(socket: &Path) -> anyhow::Result<AdminClient<Channel>> {
     }
 }
 
-async fn status_of(client: &mut AdminClient<Channel>) -> anyhow::Result<StatusReply> {
+/// Every worker, as the supervisor says now. The error is for people.
+pub(super) async fn status_of(client: &mut AdminClient<Channel>) -> anyhow::Result<StatusReply> {
     let reply = timeout(ANSWER_WITHIN, client.status(StatusRequest {})).await;
     match reply.context("weir does not answer")? {
         Ok(reply) => Ok(reply.into_inner()),

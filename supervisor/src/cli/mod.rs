@@ -1,7 +1,10 @@
 //! The command line.
 
 mod ctl;
+mod notes;
 mod status;
+mod top;
+mod units;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -162,9 +165,13 @@ fn check(file: &File) -> ExitCode {
     }
 }
 
-/// Writes to standard output; a reader that went away is no failure worth a word.
+/// Writes to standard output; an empty text is no line. A reader that went away is no failure worth a word.
 fn print(text: impl fmt::Display) -> ExitCode {
     use std::io::Write;
+    let text = text.to_string();
+    if text.is_empty() {
+        return ExitCode::SUCCESS;
+    }
     match writeln!(std::io::stdout(), "{text}") {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -1,9 +1,10 @@
 //! How a status is shown: as a table for people, as JSON for programs.
 
-use std::time::Duration;
-
 use serde_json::json;
 use weir_proto::supervisor::{StatusReply, WorkerStatus};
+
+use super::notes::notes;
+use super::units::{memory, millis, percent, uptime};
 
 /// The stable shape for programs; fields may be added to it.
 pub(super) fn json(reply: &StatusReply) -> anyhow::Result<String> {
@@ -53,32 +54,35 @@ fn tenths(number: f64) -> f64 {
     (number * 10.0).round() / 10.0
 }
 
-const COLUMNS: usize = 11;
-const HEAD: [&str; COLUMNS] =
-    ["ROLE", "SLOT", "PID", "STATE", "UPTIME", "CONNS", "STREAMS", "CPU", "ROUND", "MEMORY", "RESTARTS"];
+const COLUMNS: usize = 16;
+const HEAD: [&str; COLUMNS] = [
+    "ROLE", "SLOT", "PID", "STATE", "UPTIME", "CONNS", "PUBS", "PLAYERS", "STREAMS", "CPU", "BUSY", "LAG", "ROUND",
+    "MEMORY", "RESTARTS", "NOTES",
+];
 
 /// Columns that read best flush left; numbers go flush right.
-const LEFT: [usize; 2] = [0, 3];
+const LEFT: [usize; 3] = [0, 3, 15];
 
-/// A line about the supervisor, then one a worker.
+/// A line about the supervisor, one a worker, and one of what is listened on.
 pub(super) fn table(reply: &StatusReply) -> String {
-    let rows: Vec<[String; COLUMNS]> = reply.workers.iter().map(row).collect();
-    let mut widths = HEAD.map(str::len);
+    let mut rows = vec![HEAD.map(str::to_owned)];
+    rows.extend(reply.workers.iter().map(row));
+    let mut widths = [0; COLUMNS];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.len());
+            *width = (*width).max(cell.chars().count());
         }
     }
     let (version, pid, state) = (&reply.version, reply.pid, &reply.state);
     let uptime = uptime(reply.uptime_ms);
-    let mut text = format!("weir {version}, process {pid}, {state}, up {uptime}\n\n");
-    text.push_str(&line(&HEAD.map(str::to_owned), &widths));
-    for (row, worker) in rows.iter().zip(&reply.workers) {
+    let mut text = format!("weir {version}, process {pid}, {state}, up {uptime}\n");
+    for row in &rows {
         text.push('\n');
-        text.push_str(&line(row, &widths));
-        if let Some(slot) = worker.lent_to {
-            text.push_str(&format!("   accepted by {} {slot}", worker.role));
-        }
+        text.push_str(line(row, &widths).trim_end());
+    }
+    if !reply.listeners.is_empty() {
+        let listeners: Vec<_> = reply.listeners.iter().map(|l| format!("{} {}", l.name, l.address)).collect();
+        text.push_str(&format!("\n\nlistening: {}", listeners.join("  ")));
     }
     text
 }
@@ -92,8 +96,9 @@ fn line(cells: &[String; COLUMNS], widths: &[usize; COLUMNS]) -> String {
 }
 
 fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
-    let without_process = worker.pid == 0;
-    let of_process = |text: String| if without_process { "-".to_owned() } else { text };
+    let of_process = |text: String| if worker.pid == 0 { "-".to_owned() } else { text };
+    // An origin has no rounds.
+    let of_edge = |text: String| if worker.role == "edge" { of_process(text) } else { "-".to_owned() };
     [
         worker.role.clone(),
         worker.slot.to_string(),
@@ -101,28 +106,23 @@ fn row(worker: &WorkerStatus) -> [String; COLUMNS] {
         worker.state.clone(),
         of_process(uptime(worker.uptime_ms)),
         of_process(worker.connections.to_string()),
+        of_process(worker.publishers.to_string()),
+        of_process(worker.players.to_string()),
         of_process(worker.streams.to_string()),
-        of_process(format!("{:.1}%", worker.cpu_percent)),
-        if worker.role == "edge" { of_process(format!("{}ms", worker.round_us / 1000)) } else { "-".to_owned() },
-        of_process(format!("{:.1}M", worker.memory_bytes as f64 / f64::from(1 << 20))),
+        of_process(percent(worker.cpu_percent)),
+        of_edge(percent(worker.busy_percent)),
+        of_process(millis(worker.loop_lag_us)),
+        of_edge(millis(worker.round_us)),
+        of_process(memory(worker.memory_bytes)),
         worker.restarts.to_string(),
+        notes(worker).join(", "),
     ]
-}
-
-/// The two largest units: `2d3h`, `4m05s`, `12s`.
-fn uptime(millis: u64) -> String {
-    let seconds = Duration::from_millis(millis).as_secs();
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
-    match (days, hours, minutes) {
-        (0, 0, 0) => format!("{seconds}s"),
-        (0, 0, _) => format!("{minutes}m{:02}s", seconds % 60),
-        (0, _, _) => format!("{hours}h{minutes:02}m"),
-        _ => format!("{days}d{hours:02}h"),
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use weir_proto::supervisor::Listener;
+
     use super::*;
 
     fn reply() -> StatusReply {
@@ -134,6 +134,10 @@ mod tests {
             connections: 12,
             streams: 3,
             cpu_percent: 7.25,
+            publishers: 1,
+            players: 11,
+            busy_percent: 6.5,
+            loop_lag_us: 1_250,
             round_us: 41_900,
             memory_bytes: 3 << 19,
             ..WorkerStatus::default()
@@ -146,12 +150,16 @@ mod tests {
             lent_to: Some(0),
             ..WorkerStatus::default()
         };
+        let origin =
+            WorkerStatus { role: "origin".to_owned(), pid: 4712, state: "ready".to_owned(), ..WorkerStatus::default() };
+        let listener = |name: &str, address: &str| Listener { name: name.to_owned(), address: address.to_owned() };
         StatusReply {
             version: "1.2.3".to_owned(),
             pid: 99,
             state: "ready".to_owned(),
             uptime_ms: 1_000,
-            workers: vec![ready, waiting],
+            listeners: vec![listener("rtmp", "0.0.0.0:1935"), listener("http", "[::]:8080")],
+            workers: vec![ready, waiting, origin],
             ..StatusReply::default()
         }
     }
@@ -161,9 +169,12 @@ mod tests {
         let wanted = "\
 weir 1.2.3, process 99, ready, up 1s
 
-ROLE  SLOT   PID  STATE    UPTIME  CONNS  STREAMS   CPU  ROUND  MEMORY  RESTARTS
-edge     0  4711  ready     4m05s     12        3  7.2%   41ms    1.5M         0
-edge     1     -  backoff       -      -        -     -      -       -         4   accepted by edge 0";
+ROLE    SLOT   PID  STATE    UPTIME  CONNS  PUBS  PLAYERS  STREAMS   CPU  BUSY    LAG  ROUND  MEMORY  RESTARTS  NOTES
+edge       0  4711  ready     4m05s     12     1       11        3  7.2%  6.5%  1.2ms   41ms    1.5M         0
+edge       1     -  backoff       -      -     -        -        -     -     -      -      -       -         4  accepted by edge 0
+origin     0  4712  ready        0s      0     0        0        0  0.0%     -  0.0ms      -    0.0M         0
+
+listening: rtmp 0.0.0.0:1935  http [::]:8080";
         assert_eq!(table(&reply()), wanted);
     }
 
@@ -177,10 +188,5 @@ edge     1     -  backoff       -      -        -     -      -       -         4
             (&json!("ready"), &json!(12), &json!(3))
         );
         assert_eq!(value["workers"][1]["lent_to"], json!(0));
-    }
-
-    #[test]
-    fn uptimes_show_two_units() {
-        assert_eq!([0, 59_999, 60_000, 3_600_000, 90_000_000].map(uptime), ["0s", "59s", "1m00s", "1h00m", "1d01h"]);
     }
 }

@@ -476,9 +476,9 @@ fn exec(image: &Path, env: &[(&str, OsString)]) -> anyhow::Error {
             text(name)
         })
         .collect();
-    let (image, arguments, environment) = match (text(image.as_os_str().to_owned()), arguments, environment) {
-        (Ok(image), Ok(arguments), Ok(environment)) => (image, arguments, environment),
-        _ => return anyhow::anyhow!("an argument or variable holds a zero byte"),
+    let image = text(image.as_os_str().to_owned());
+    let (Ok(image), Ok(arguments), Ok(environment)) = (image, arguments, environment) else {
+        return anyhow::anyhow!("an argument or variable holds a zero byte");
     };
     let blocked = SigSet::all().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_BLOCK);
     let Err(error) = execve(&image, &arguments, &environment);

@@ -33,6 +33,9 @@ pub const RUN_DIR_VARIABLE: &str = "WEIR_INTERNAL_RUN_DIR";
 /// The name of the control link's socket in the run directory.
 pub const LINK_SOCKET: &str = "link.sock";
 
+/// The name of the socket of the supervisor's service for operators in the run directory.
+pub const CTL_SOCKET: &str = "ctl.sock";
+
 /// Where the edge worker of that slot and incarnation takes clients of others.
 pub fn handover_socket(run_dir: &Path, slot: u32, incarnation: u64) -> PathBuf {
     run_dir.join(format!("edge-{slot}.{incarnation}.sock"))

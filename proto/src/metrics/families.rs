@@ -59,6 +59,8 @@ families! {
     SLOW_CLOSED: Counter, "weir_slow_closed_total", Slot, [], "Players that were closed because they lagged too far behind.";
     REFUSALS: Counter, "weir_refusals_total", Host, ["reason"], "Connections, publishers and players that were refused.";
 
+    HANDOVER_SESSIONS: Counter, "weir_handover_sessions_total", Host, ["result"], "Clients of workers that were replaced: moved to the next worker, or failed to and stayed.";
+
     RELAY_PULLS: Gauge, "weir_relay_pulls", Slot, [], "Streams that an edge worker pulls from an origin now.";
     RELAY_PULLS_BEGUN: Counter, "weir_relay_pulls_total", Slot, [], "Subscriptions to streams at origins.";
     RELAY_LINKS: Gauge, "weir_relay_links", Worker, [], "Relay connections that are up.";

@@ -26,6 +26,9 @@ pub use histogram::{Buckets, Observed};
 pub use merge::{Merge, STREAMS_MAX, busier};
 pub use page::{Page, Value};
 
+/// The media type of the text format.
+pub const TEXT_FORMAT: &str = "text/plain; version=0.0.4";
+
 /// Pairs of vhost and app that are told apart; what is more is counted under [`OTHER`].
 pub const PAIRS_MAX: usize = 100;
 

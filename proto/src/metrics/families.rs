@@ -73,6 +73,6 @@ families! {
     STREAM_FRAME_RATE: Gauge, "weir_publisher_frame_rate", Host, ["vhost", "app", "stream"], "Frames a second from the publisher, over the last 10 s.";
     STREAM_GAPS: Counter, "weir_publisher_dts_gaps_total", Host, ["vhost", "app", "stream"], "Gaps and jumps in the times of the publisher's frames, since it came.";
     STREAM_JITTER: Gauge, "weir_publisher_arrival_jitter_seconds", Host, ["vhost", "app", "stream"], "How unevenly frames arrive against their times, as RFC 3550 has it.";
-    STREAM_BITRATE: Gauge, "weir_publisher_bitrate_bits", Host, ["vhost", "app", "stream"], "Bits a second from the publisher, over the last 10 s.";
+    STREAM_BITRATE: Gauge, "weir_publisher_bitrate", Host, ["vhost", "app", "stream"], "Bits a second from the publisher, over the last 10 s.";
     STREAM_PLAYERS: Gauge, "weir_stream_players", Host, ["vhost", "app", "stream"], "Players of the stream.";
 }

@@ -102,7 +102,8 @@ impl Family {
 
 /// The longest beginning of `text` that fits a label.
 pub fn label(text: &str) -> &str {
-    text.get(..text.floor_char_boundary(LABEL_MAX)).unwrap_or_default()
+    let longest = (0..=LABEL_MAX.min(text.len())).rev().find_map(|end| text.get(..end));
+    longest.unwrap_or_default()
 }
 
 impl Snapshot {

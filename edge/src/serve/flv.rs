@@ -105,7 +105,8 @@ async fn play(cx: &Context, client: &Client, head: &Head, path: &str) -> Result<
     }
     let request = rtmp::from_url(&head.host, path, &head.query, &Limits::default()).map_err(Refusal::Name)?;
     let config = cx.hub.config();
-    let (vhost, rules) = config.vhost(&request.vhost).ok_or(Refusal::NoStream(Refused::NoVhost, "there is no such vhost here\n"))?;
+    let (vhost, rules) =
+        config.vhost(&request.vhost).ok_or(Refusal::NoStream(Refused::NoVhost, "there is no such vhost here\n"))?;
     if !rules.http_flv.enabled {
         return Err(Refusal::NoStream(Refused::NoVhost, "HTTP-FLV is off for this vhost\n"));
     }

@@ -202,8 +202,12 @@ where
     let done = runtime.block_on(async {
         let (shell, leave) = enter(identity, inherited, run_dir).await?;
         let who = format!("{role} {}", args.slot);
+        let link = shell.link.clone();
         tokio::select! {
-            done = body(shell) => done,
+            done = body(shell) => {
+                link.last_words().await;
+                done
+            }
             () = overdue(leave) => anyhow::bail!("{who} did not leave in time"),
         }
     });

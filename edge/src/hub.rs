@@ -14,51 +14,9 @@ use crate::fanout::Rounds;
 use crate::handover::Departing;
 use crate::publication::Publication;
 use crate::relay::Link;
+pub(crate) use crate::stats::{Counted, Stats, add};
+use crate::stats::{Protocol, Traffic};
 use crate::stream::Stream;
-
-/// Numbers of this worker; gauges of this moment and counters of its whole life.
-#[derive(Debug, Default)]
-pub(crate) struct Stats {
-    pub(crate) connections: Cell<u64>,
-    pub(crate) publishers: Cell<u64>,
-    pub(crate) players: Cell<u64>,
-    pub(crate) bytes_in: Cell<u64>,
-    pub(crate) bytes_out: Cell<u64>,
-    /// Players moved forward to a newer group.
-    pub(crate) skips: Cell<u64>,
-    /// Players closed because they lagged too far behind.
-    pub(crate) slow_closed: Cell<u64>,
-    /// Connections refused because there were too many.
-    pub(crate) refused: Cell<u64>,
-    /// Clients that went on in another process, and those that tried and stayed.
-    pub(crate) moved: Cell<u64>,
-    pub(crate) stayed: Cell<u64>,
-}
-
-/// Adds to a counter.
-pub(crate) fn add(counter: &Cell<u64>, n: u64) {
-    counter.set(counter.get().wrapping_add(n));
-}
-
-/// Counts one thing for as long as it lives.
-pub(crate) struct Counted {
-    stats: Rc<Stats>,
-    which: fn(&Stats) -> &Cell<u64>,
-}
-
-impl Counted {
-    pub(crate) fn new(stats: &Rc<Stats>, which: fn(&Stats) -> &Cell<u64>) -> Self {
-        add(which(stats), 1);
-        Self { stats: stats.clone(), which }
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let cell = (self.which)(&self.stats);
-        cell.set(cell.get().saturating_sub(1));
-    }
-}
 
 /// See the module.
 #[derive(Debug)]
@@ -179,6 +137,21 @@ impl Hub {
         self.streams.borrow().get(stream.name()).is_some_and(|held| Rc::ptr_eq(held, stream))
     }
 
+    /// Looks at each stream.
+    pub(crate) fn each_stream(&self, mut look: impl FnMut(&Stream)) {
+        self.streams.borrow().values().for_each(|stream| look(stream));
+    }
+
+    /// Looks at each publication.
+    pub(crate) fn each_publication(&self, mut look: impl FnMut(&Publication)) {
+        self.publications.borrow().iter().filter_map(Weak::upgrade).for_each(|publication| look(&publication));
+    }
+
+    /// Memory of the streams' logs, in bytes.
+    pub(crate) fn log_memory(&self) -> usize {
+        self.log_memory.get()
+    }
+
     /// Streams that are pulled here.
     pub(crate) fn stream_count(&self) -> usize {
         self.streams.borrow().len()
@@ -205,10 +178,13 @@ impl Hub {
         }
     }
 
-    /// Takes over what a fan-out counted.
-    pub(crate) fn count(&self, (skips, sent): (u64, u64)) {
+    /// Takes over what a fan-out counted; `traffic` is that of its stream.
+    pub(crate) fn count(&self, (skips, sent): (u64, u64), protocol: Protocol, traffic: Option<&Traffic>) {
         add(&self.stats.skips, skips);
         add(&self.stats.bytes_out, sent);
+        if let Some(traffic) = traffic {
+            add(traffic.sent.of(protocol), sent);
+        }
     }
 
     /// The logs took memory; above `edge.log_memory` the largest sheds its oldest blocks.

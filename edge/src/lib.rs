@@ -11,8 +11,10 @@ mod hub;
 mod publication;
 mod publish;
 mod pull;
+mod quality;
 mod relay;
 mod serve;
+mod stats;
 mod stream;
 mod worker;
 

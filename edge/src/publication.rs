@@ -13,9 +13,11 @@ use weir_proto::session;
 use weir_wire::relay::{self, Decoder, Record};
 
 use crate::handover;
-use crate::hub::Hub;
+use crate::hub::{Hub, add};
 use crate::publish::{Action, Ended, Publish};
+use crate::quality::{Look, Quality};
 use crate::relay::Link;
+use crate::stats::{Protocol, Traffic};
 
 /// Ends the publication when dropped.
 #[derive(Debug)]
@@ -37,6 +39,8 @@ struct Inner {
     ended: Option<Ended>,
     /// The group was let go while the origin was away: nothing is sent until the next one starts.
     until_group: bool,
+    quality: Quality,
+    traffic: Option<Rc<Traffic>>,
 }
 
 impl Publication {
@@ -49,6 +53,8 @@ impl Publication {
             timeline: None,
             ended: None,
             until_group: false,
+            quality: Quality::new(Instant::now()),
+            traffic: None,
         };
         let hub_weak = Rc::downgrade(hub);
         let publication =
@@ -79,6 +85,8 @@ impl Publication {
             timeline: Some(Timeline::restore(line.base, line.begun.then_some((line.raw, line.out)))),
             ended: None,
             until_group: false,
+            quality: Quality::new(Instant::now()),
+            traffic: None,
         };
         let (key, hub_weak) = (state.key, Rc::downgrade(hub));
         let name = handover::name(state.name.as_ref()?);
@@ -120,6 +128,15 @@ impl Publication {
         if let Some(channel) = self.inner.borrow_mut().channel.take() {
             self.link.abandon(channel);
         }
+    }
+
+    pub(crate) fn name(&self) -> &StreamName {
+        &self.name
+    }
+
+    /// How well the publisher sends.
+    pub(crate) fn quality(&self, now: Instant) -> Look {
+        self.inner.borrow_mut().quality.look(now)
     }
 
     pub(crate) fn link(&self) -> &Rc<Link> {
@@ -176,24 +193,31 @@ impl Publication {
         }
     }
 
-    /// Names a message and carries it on.
-    pub(crate) fn push(&self, kind: Kind, timestamp_ms: u32, body: Bytes) {
+    /// Names a message that arrived at `now` and carries it on.
+    pub(crate) fn push(&self, now: Instant, kind: Kind, timestamp_ms: u32, body: Bytes) {
         let inner = &mut *self.inner.borrow_mut();
         let Some(timeline) = &mut inner.timeline else { return };
         let repairs = timeline.repairs();
         let dts = timeline.map(timestamp_ms);
-        if timeline.repairs() > repairs {
+        let bridged = timeline.repairs() > repairs;
+        if bridged {
             warn!(stream = %self.name, timestamp_ms, "the publisher's clock jumped and was bridged");
         }
         let Some((id, send)) = inner.publish.next_frame() else { return };
         let frame = Frame::new(id, kind, dts, body);
+        if !frame.info.config {
+            inner.quality.frame(now, kind, dts, frame.body.len(), bridged);
+        }
         let before = inner.gop.bytes();
         let starts = inner.gop.push(&frame);
-        if let Some(hub) = self.hub.upgrade()
-            && !hub.publish_memory(before, inner.gop.bytes())
-        {
-            hub.publish_memory(inner.gop.bytes(), 0);
-            inner.gop.clear_frames();
+        if let Some(hub) = self.hub.upgrade() {
+            hub.stats().frame(kind);
+            let traffic = inner.traffic.get_or_insert_with(|| hub.stats().traffic(&self.name));
+            add(traffic.received.of(Protocol::Rtmp), frame.body.len() as u64);
+            if !hub.publish_memory(before, inner.gop.bytes()) {
+                hub.publish_memory(inner.gop.bytes(), 0);
+                inner.gop.clear_frames();
+            }
         }
         if let (true, Some(channel)) = (send, inner.channel) {
             if inner.until_group && !starts && !frame.info.config {

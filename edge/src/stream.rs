@@ -14,9 +14,10 @@ use weir_node::config::Play;
 use weir_wire::relay::{RECORD_MAX, Record};
 
 use crate::fanout::{Blocked, FanOut, Format, Handle, Moving, Patience, Start, Walk};
-use crate::hub::Hub;
+use crate::hub::{Hub, add};
 use crate::pull::{Action, Pull};
 use crate::relay::Link;
+use crate::stats::{Awaited, Traffic};
 
 /// How long a player may take over what it is to get before it stops.
 const FINISH_WITHIN: Duration = Duration::from_secs(5);
@@ -47,6 +48,9 @@ struct Inner {
     marked: bool,
     /// A round is under way.
     walking: bool,
+    /// When the first frame arrived that no round has seen.
+    arrived: Option<Instant>,
+    traffic: Option<Rc<Traffic>>,
 }
 
 impl Stream {
@@ -68,6 +72,8 @@ impl Stream {
             fans: [None, None],
             marked: false,
             walking: false,
+            arrived: None,
+            traffic: None,
         };
         Rc::new(Self {
             name,
@@ -102,7 +108,17 @@ impl Stream {
 
     /// Takes a player in. It is written to at once if there is something to write.
     pub(crate) fn join(self: &Rc<Self>, format: Format, socket: Rc<TcpStream>, start: Start) -> Member {
-        self.enter(format, |fan, handle, _| fan.join(socket, handle, start))
+        self.enter(format, |fan, handle, _| {
+            self.await_media(&handle, format);
+            fan.join(socket, handle, start)
+        })
+    }
+
+    /// The time until a player's first media is measured.
+    fn await_media(&self, handle: &Handle, format: Format) {
+        if let Some(hub) = self.hub.upgrade() {
+            handle.awaits(Awaited::new(hub.stats(), format.into()));
+        }
     }
 
     fn enter(
@@ -126,7 +142,7 @@ impl Stream {
             });
             let entered = enter(fan, handle.clone(), inner.play.gop_cache);
             if let Some(hub) = &hub {
-                hub.count(fan.take_counts());
+                hub.count(fan.take_counts(), fan.protocol(), inner.traffic.as_deref());
             }
             entered
         };
@@ -151,6 +167,9 @@ impl Stream {
         self.enter(format, |fan, handle, cached| {
             if told_live {
                 handle.set_live(true);
+            }
+            if moving.last.is_none() {
+                self.await_media(&handle, format);
             }
             fan.arrive(socket, handle, moving, cached)
         })
@@ -215,8 +234,12 @@ impl Stream {
             hub.log_memory_grew(fan.memory() - before);
             players += fan.len();
         }
-        if players > 0 && !std::mem::replace(&mut inner.marked, true) && !inner.walking {
-            hub.rounds().mark(self, inner.play.mw_latency);
+        inner.traffic.get_or_insert_with(|| hub.stats().traffic(&self.name));
+        if players > 0 && !std::mem::replace(&mut inner.marked, true) {
+            inner.arrived = Some(Instant::now());
+            if !inner.walking {
+                hub.rounds().mark(self, inner.play.mw_latency);
+            }
         }
     }
 
@@ -241,6 +264,9 @@ impl Stream {
     }
 
     fn subscribe(self: &Rc<Self>) {
+        if let Some(hub) = self.hub.upgrade() {
+            add(&hub.stats().pulls, 1);
+        }
         let have = self.inner.borrow().last;
         let channel = self.link.subscribe(self, have);
         self.inner.borrow_mut().channel = Some(channel);
@@ -270,6 +296,9 @@ impl Stream {
         let inner = &mut *self.inner.borrow_mut();
         inner.marked = false;
         inner.walking = true;
+        if let (Some(arrived), Some(hub)) = (inner.arrived.take(), self.hub.upgrade()) {
+            hub.stats().frame_latency.observe(arrived.elapsed());
+        }
     }
 
     /// A round, or as much of it as `walk` has left to do. True when it is complete.
@@ -285,7 +314,7 @@ impl Stream {
                 let before = fan.memory();
                 complete &= fan.walk(walk, patience, &mut blocked);
                 hub.log_memory_shrank(before - fan.memory());
-                hub.count(fan.take_counts());
+                hub.count(fan.take_counts(), fan.protocol(), inner.traffic.as_deref());
             }
             for blocked in blocked {
                 self.wait_for(place, Some(blocked));
@@ -299,6 +328,16 @@ impl Stream {
             }
         }
         complete
+    }
+
+    /// Whether it is subscribed to at its origin.
+    pub(crate) fn is_pulled(&self) -> bool {
+        self.inner.borrow().channel.is_some()
+    }
+
+    /// Its players, of all formats.
+    pub(crate) fn players(&self) -> u64 {
+        self.inner.borrow().fans.iter().flatten().map(|fan| fan.len() as u64).sum()
     }
 
     /// Memory of the logs, in bytes.

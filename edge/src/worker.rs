@@ -16,15 +16,16 @@ use tracing::{info, warn};
 use weir_node::link::Report;
 use weir_node::sockets::NamedSocket;
 use weir_node::tls::ClusterTls;
-use weir_node::worker::{Command, Shell, handover_socket};
+use weir_node::worker::{CTL_SOCKET, Command, Shell, handover_socket};
 
 use crate::control::{Identity, Registration};
 use crate::directory::Directory;
 use crate::handover;
-use crate::hub::{Counted, Hub, add};
+use crate::hub::{Counted, Hub, Stats, add};
 use crate::relay::QuicClient;
 use crate::serve::http::Service;
 use crate::serve::{Client, Context, http, rtmp};
+use crate::stats::{self, Refused};
 
 /// Bytes that the kernel may hold of a client that does not take them. What is more stays in the log, where it costs
 /// nothing and can be skipped; left to itself the kernel would take some megabytes of each.
@@ -73,13 +74,15 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
         spawn_local(Registration { identity, origin, tls, hub, endpoint }.run());
     }
     let worker = format!("{}/edge.{}.{}", config.node_name(), shell.slot, shell.incarnation);
-    let cx = Context::new(hub.clone(), worker).context("publishers")?;
+    let cx = Context::new(hub.clone(), worker, shell.run_dir.join(CTL_SOCKET)).context("publishers")?;
     let clients = handover_socket(&shell.run_dir, shell.slot, shell.incarnation);
     handover::listen(cx.clone(), &clients)?;
     let mut listeners = Listeners::new(cx);
     listeners.open(shell.slot, std::mem::take(&mut shell.sockets))?;
     shell.link.ready();
+    let link = shell.link.clone();
     let served = serve(shell, &hub, listeners).await;
+    link.report(report(&hub));
     std::fs::remove_file(clients).ok();
     served
 }
@@ -149,16 +152,17 @@ fn report(hub: &Hub) -> Report {
     Report {
         connections: stats.connections.get(),
         streams: hub.stream_count() as u64,
-        publishers: stats.publishers.get(),
-        players: stats.players.get(),
+        publishers: Stats::open(&stats.publishers),
+        players: Stats::open(&stats.players),
         bytes_in: stats.bytes_in.get(),
         bytes_out: stats.bytes_out.get(),
         busy_percent: pace.share() * 100.0,
         round_us: u64::try_from(pace.round().as_micros()).unwrap_or(u64::MAX),
         skips: stats.skips.get(),
         slow_closed: stats.slow_closed.get(),
-        refused: stats.refused.get(),
+        refused: stats.refused(Refused::Connections),
         gop_bytes: hub.gop_bytes() as u64,
+        snapshot: Some(stats::snapshot(hub)),
         ..Report::default()
     }
 }
@@ -235,10 +239,11 @@ async fn accept(cx: Context, listener: TcpListener, serves: Serves) {
                 continue;
             }
         };
+        add(&cx.hub.stats().accepts, 1);
         let open = cx.hub.stats().connections.get();
         let limit = u64::from(cx.hub.config().edge.connections);
         if open >= limit {
-            add(&cx.hub.stats().refused, 1);
+            cx.hub.stats().refuse(Refused::Connections);
             if open >= limit + TOLD {
                 continue;
             }

@@ -12,6 +12,8 @@ use weir_node::link::Report;
 use weir_node::quic;
 use weir_node::tls::ClusterTls;
 use weir_node::worker::{Command, Shell};
+use weir_proto::metrics::families;
+use weir_proto::supervisor::Snapshot;
 
 use crate::control::{self, Identity, Service};
 use crate::hub::{Hub, Rules};
@@ -122,12 +124,20 @@ async fn serve(mut shell: Shell, relay: &Relay) -> anyhow::Result<()> {
 
 fn report(relay: &Relay) -> Report {
     let hub = relay.hub().borrow();
+    let cost = relay.cost();
+    // What only /metrics shows; how a number is added is told in weir_proto::metrics.
+    let mut snapshot = Snapshot::default();
+    snapshot.gauge(&families::RELAY_LINKS, &[], relay.peer_count() as f64);
+    snapshot.count(&families::RELAY_SKIPS, &[], cost.skips);
     Report {
         connections: relay.peer_count() as u64,
         streams: hub.stream_count() as u64,
         publishers: hub.publication_count() as u64,
         players: hub.subscription_count() as u64,
+        bytes_in: cost.received,
+        bytes_out: cost.sent,
         gop_bytes: hub.gop_bytes() as u64,
+        snapshot: Some(snapshot),
         ..Report::default()
     }
 }

@@ -12,8 +12,7 @@ use weir_proto::supervisor::{
 
 use crate::link::same_user;
 
-/// The name of the service's socket in the run directory.
-pub const CTL_SOCKET: &str = "ctl.sock";
+pub use weir_node::worker::CTL_SOCKET;
 
 /// Requests that may wait for the loop.
 pub const REQUESTS_MAX: usize = 64;

@@ -128,10 +128,15 @@ fn a_port_that_is_taken_is_refused() {
     let first = Cluster::start(TWO);
     let plain = TcpListener::bind("127.0.0.1:0").unwrap();
     // The first one's sockets have SO_REUSEPORT, which would let the second one join them.
-    for address in [first.rtmp, plain.local_addr().unwrap()] {
-        let mut second = Cluster::launch(accept(), TWO, &[("WEIR_EDGE__RTMP__LISTEN", &address.to_string())]);
+    let plain = plain.local_addr().unwrap();
+    for (key, name, address) in [
+        ("WEIR_EDGE__RTMP__LISTEN", "rtmp.0", first.rtmp),
+        ("WEIR_EDGE__RTMP__LISTEN", "rtmp.0", plain),
+        ("WEIR_METRICS__LISTEN", "metrics.0", first.metrics),
+    ] {
+        let mut second = Cluster::launch(accept(), TWO, &[(key, &address.to_string())]);
         assert_eq!(second.wait_exit(Duration::from_secs(10)).code(), Some(1));
-        let wanted = format!("rtmp.0 {address}: another program listens there");
+        let wanted = format!("{name} {address}: another program listens there");
         assert!(second.log().contains(&wanted), "{}", second.log());
         assert_eq!(second.socket_files().len(), 0);
     }

@@ -23,6 +23,8 @@ pub(crate) use player::{CloseReason, Handle, Moving};
 use player::{Player, Progress};
 pub(crate) use rounds::Rounds;
 
+use crate::stats::Protocol;
+
 /// A round yields to the worker's other tasks after so many players.
 const WALK: usize = 512;
 
@@ -230,6 +232,11 @@ impl FanOut {
         for (_, player) in &self.players {
             player.handle().set_live(live);
         }
+    }
+
+    /// What its players speak.
+    pub(crate) fn protocol(&self) -> Protocol {
+        self.format.into()
     }
 
     /// How many players there are.

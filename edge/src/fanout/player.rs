@@ -1,4 +1,5 @@
 use std::cell::Cell;
+use std::fmt;
 use std::io::{ErrorKind, IoSlice};
 use std::rc::Rc;
 
@@ -7,6 +8,7 @@ use tokio::sync::Notify;
 use weir_media::{FrameId, Log};
 
 use super::{Blocked, Patience, Start};
+use crate::stats::Awaited;
 
 /// Bytes of a player's own that may wait for a message boundary: answers to a client that asks without reading.
 const CONTROL_MAX: usize = 4096;
@@ -37,15 +39,23 @@ impl CloseReason {
 }
 
 /// What a player's own task and the fan-out share.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Handle {
     live: Cell<bool>,
     started: Cell<bool>,
     stopped: Cell<bool>,
     closed: Cell<Option<CloseReason>>,
     sent: Cell<u64>,
+    /// To be told of the first media.
+    awaited: Cell<Option<Box<Awaited>>>,
     changed: Notify,
     left: Notify,
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("live", &self.live).field("closed", &self.closed).finish_non_exhaustive()
+    }
 }
 
 impl Handle {
@@ -82,6 +92,11 @@ impl Handle {
     /// Returns when the player has left the fan-out, however it did: its socket is not to be held any more.
     pub(crate) async fn left(&self) {
         self.left.notified().await;
+    }
+
+    /// Has the time to its first media measured.
+    pub(crate) fn awaits(&self, awaited: Awaited) {
+        self.awaited.set(Some(Box::new(awaited)));
     }
 
     pub(crate) fn set_live(&self, live: bool) {
@@ -426,6 +441,10 @@ impl Player {
                 self.front.extend_from_slice(prelude);
                 self.place = Place::Reading(at);
                 if !self.handle.started.replace(true) {
+                    // It is written in the next moment.
+                    if let Some(awaited) = self.handle.awaited.take() {
+                        awaited.came();
+                    }
                     self.handle.changed.notify_one();
                 }
             }

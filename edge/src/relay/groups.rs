@@ -118,7 +118,11 @@ impl Groups {
     /// Gives a subscription's assembler something, and does what it then says.
     fn with(&self, channel: u32, act: impl FnOnce(&mut Assembler)) {
         match self.assemblers.borrow_mut().get_mut(&channel) {
-            Some(assembler) => act(assembler),
+            Some(assembler) => {
+                let before = assembler.skips();
+                act(assembler);
+                self.link.skipped(assembler.skips() - before);
+            }
             None => return,
         }
         loop {

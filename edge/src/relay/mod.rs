@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use weir_media::{Frame, FrameId, StreamName};
 use weir_wire::relay::{OutQueue, Policy, Record};
 
-use crate::hub::Hub;
+use crate::hub::{Hub, add};
 use crate::publication::Publication;
 use crate::stream::Stream;
 
@@ -198,6 +198,15 @@ impl Link {
     fn control(&self, record: Record) {
         self.out.borrow_mut().control(record);
         self.wake.notify_one();
+    }
+
+    /// Groups were left out.
+    fn skipped(&self, skips: u64) {
+        if skips > 0
+            && let Some(hub) = self.hub.upgrade()
+        {
+            add(&hub.stats().relay_skips, skips);
+        }
     }
 
     /// What came from the origin goes to whom it is for. What is for nobody any more was already on its way.

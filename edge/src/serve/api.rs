@@ -17,13 +17,16 @@ pub(super) async fn answer(cx: &Context, request: &Request<Incoming>, service: S
     }
     let path = request.uri().path();
     let path = path.strip_suffix('/').filter(|p| !p.is_empty()).unwrap_or(path);
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     let known = match (service, path) {
         (_, "/api/v1/versions") => json_answer(&versions(cx)),
         (Service::Api, "/healthz") => text(StatusCode::OK, "ok\n"),
+        (Service::Api, "/metrics") if reads => cx.scrape.answer().await,
+        (Service::Api, "/metrics") => text(StatusCode::OK, ""),
         (Service::Api, "/readyz") => readiness(cx),
         _ => return text(StatusCode::NOT_FOUND, "there is nothing here\n"),
     };
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+    if !reads {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, OPTIONS"));
         return response;

@@ -167,7 +167,7 @@ impl Feed {
                 Output::Event(Event::Media { kind, timestamp, body }) => {
                     self.started.set(true);
                     self.last_media.set(now);
-                    self.publication.push(kind, timestamp, body);
+                    self.publication.push(now, kind, timestamp, body);
                 }
                 Output::Event(event) => return self.stop(Stop::Event(event)),
                 Output::Wait(_) => return self.write(&[]),
@@ -179,8 +179,9 @@ impl Feed {
     pub(crate) fn media(&self, event: Event) {
         if let Event::Media { kind, timestamp, body } = event {
             self.started.set(true);
-            self.last_media.set(Instant::now());
-            self.publication.push(kind, timestamp, body);
+            let now = Instant::now();
+            self.last_media.set(now);
+            self.publication.push(now, kind, timestamp, body);
         }
     }
 

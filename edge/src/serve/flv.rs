@@ -19,6 +19,7 @@ use super::{Client, Context};
 use crate::fanout::{CloseReason, Format, Start};
 use crate::handover::{Departing, depart, moving, name, player_of};
 use crate::hub::{Counted, Leaving, add};
+use crate::stats::{Protocol, Refused};
 use crate::stream::Member;
 
 /// What pages of other sites need to read an answer. Browsers want the second private-network name, older ones of SRS's
@@ -45,11 +46,16 @@ pub(super) async fn serve(cx: &Context, client: &Client, head: &Head, path: &str
         Ok(()) => return,
         Err(refusal) => refusal,
     };
+    match &refusal {
+        Refusal::NoStream(why, _) => cx.hub.stats().refuse(*why),
+        Refusal::Unavailable => cx.hub.stats().refuse(Refused::NoOrigin),
+        Refusal::Options | Refusal::Method | Refusal::Name(_) => {}
+    }
     let (status, text) = match refusal {
         Refusal::Options => ("204 No Content", ""),
         Refusal::Method => ("405 Method Not Allowed", "a stream can be played with GET\n"),
         Refusal::Name(error) => return not_found(cx, client, head, &format!("{error}\n")).await,
-        Refusal::NoStream(text) => return not_found(cx, client, head, text).await,
+        Refusal::NoStream(_, text) => return not_found(cx, client, head, text).await,
         Refusal::Unavailable => ("503 Service Unavailable", "this cluster has no origin\n"),
     };
     reply(cx, client, head, status, text).await;
@@ -59,7 +65,7 @@ enum Refusal {
     Options,
     Method,
     Name(rtmp::NameError),
-    NoStream(&'static str),
+    NoStream(Refused, &'static str),
     Unavailable,
 }
 
@@ -99,9 +105,10 @@ async fn play(cx: &Context, client: &Client, head: &Head, path: &str) -> Result<
     }
     let request = rtmp::from_url(&head.host, path, &head.query, &Limits::default()).map_err(Refusal::Name)?;
     let config = cx.hub.config();
-    let (vhost, rules) = config.vhost(&request.vhost).ok_or(Refusal::NoStream("there is no such vhost here\n"))?;
+    let (vhost, rules) =
+        config.vhost(&request.vhost).ok_or(Refusal::NoStream(Refused::NoVhost, "there is no such vhost here\n"))?;
     if !rules.http_flv.enabled {
-        return Err(Refusal::NoStream("HTTP-FLV is off for this vhost\n"));
+        return Err(Refusal::NoStream(Refused::NoVhost, "HTTP-FLV is off for this vhost\n"));
     }
     let name = StreamName { vhost: vhost.into(), app: request.app.into(), stream: request.stream.into() };
     let stream = cx.hub.stream(&name).ok_or(Refusal::Unavailable)?;
@@ -119,7 +126,7 @@ async fn play(cx: &Context, client: &Client, head: &Head, path: &str) -> Result<
                 client.write(&intro).await.ok();
                 Ok(())
             }
-            Some(Err(_)) => Err(Refusal::NoStream("this stream is not published\n")),
+            Some(Err(_)) => Err(Refusal::NoStream(Refused::NotPublished, "this stream is not published\n")),
             None => Ok(()),
         };
     }
@@ -137,11 +144,12 @@ pub(crate) fn arrive(cx: Context, client: Client, state: session::Flv) -> Option
     Some(Box::pin(async move {
         let _count = Counted::new(cx.hub.stats(), |s| &s.connections);
         let (Some(stream), Ok(socket)) = (cx.hub.stream(&name), client.socket()) else { return };
-        let count = player.last.is_some().then(|| Counted::new(cx.hub.stats(), |s| &s.players));
+        let count = player.last.is_some().then(|| Counted::player(cx.hub.stats(), Protocol::HttpFlv));
         let member = stream.arrive(Format::Flv, socket.clone(), moving(player), live);
         let wait_until = Instant::now() + Duration::from_millis(state.wait_ms);
         let player = Player { cx: &cx, client: &client, member, found: state.found, wait_until, count };
-        if let Err(Refusal::NoStream(text)) = player.run().await {
+        if let Err(Refusal::NoStream(why, text)) = player.run().await {
+            cx.hub.stats().refuse(why);
             let head = "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n";
             client.write(format!("{head}Content-Length: {}\r\n\r\n{text}", text.len()).as_bytes()).await.ok();
         }
@@ -173,7 +181,8 @@ impl Player<'_> {
                 break reason.as_str();
             }
             if handle.started() && self.count.is_none() {
-                self.count = Some(Counted::new(self.cx.hub.stats(), |s| &s.players));
+                self.count = Some(Counted::player(self.cx.hub.stats(), Protocol::HttpFlv));
+                self.cx.hub.stats().players.of(Protocol::HttpFlv).opened();
                 let (Client { id, peer, .. }, stream) = (self.client, self.member.stream().name());
                 info!(client = %id, %peer, %stream, "flv play");
             }
@@ -191,7 +200,7 @@ impl Player<'_> {
             };
             let leaving = tokio::select! {
                 () = handle.changed() => continue,
-                () = missing => return Err(Refusal::NoStream("this stream is not published\n")),
+                () = missing => return Err(Refusal::NoStream(Refused::NotPublished, "this stream is not published\n")),
                 () = super::http::gone(self.cx, self.client) => break "closed by the client",
                 leaving = self.cx.hub.leaving(true) => leaving,
             };

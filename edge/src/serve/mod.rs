@@ -5,11 +5,13 @@ mod feed;
 pub(crate) mod flv;
 pub(crate) mod http;
 mod ingest;
+mod metrics;
 pub(crate) mod rtmp;
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -33,19 +35,23 @@ pub(crate) struct Context {
     pub(crate) hub: Rc<Hub>,
     ingest: Rc<Ingest>,
     scratch: Rc<RefCell<Vec<u8>>>,
+    scrape: Rc<metrics::Scrape>,
     /// `node/edge.slot.incarnation`: who answers.
     pub(crate) worker: Rc<str>,
     next_client: Rc<Cell<u64>>,
 }
 
 impl Context {
+    /// `ctl` is the socket of the supervisor's service for operators.
+    ///
     /// # Errors
     /// The publishers' set cannot be made.
-    pub(crate) fn new(hub: Rc<Hub>, worker: String) -> io::Result<Self> {
+    pub(crate) fn new(hub: Rc<Hub>, worker: String, ctl: PathBuf) -> io::Result<Self> {
         Ok(Self {
             ingest: Ingest::new(&hub)?,
             hub,
             scratch: Rc::new(RefCell::new(vec![0; READ])),
+            scrape: Rc::new(metrics::Scrape::new(ctl)),
             worker: worker.into(),
             next_client: Rc::default(),
         })

@@ -104,9 +104,11 @@ async fn read<R: AsyncRead + Unpin>(
         }
         relay.carry_out();
         input.reserve(BATCH / 4);
-        if reader.read_buf(&mut input).await? == 0 {
+        let read = reader.read_buf(&mut input).await?;
+        if read == 0 {
             return Ok(Lost::Closed);
         }
+        peer.received.set(peer.received.get() + read as u64);
     }
 }
 
@@ -121,9 +123,11 @@ async fn write<W: AsyncWrite + Unpin>(peer: &Peer, writer: &mut W, stuck_after: 
         while !batch.is_empty() {
             // What waits for an edge that is stuck is bounded by this time, not only stream by stream.
             let wrote = timeout(stuck_after, writer.write_buf(&mut batch)).await;
-            if wrote.map_err(|_| Lost::Stuck(stuck_after))?? == 0 {
+            let wrote = wrote.map_err(|_| Lost::Stuck(stuck_after))??;
+            if wrote == 0 {
                 return Ok(Lost::Closed);
             }
+            peer.sent.set(peer.sent.get() + wrote as u64);
         }
     }
 }

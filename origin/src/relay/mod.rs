@@ -69,6 +69,24 @@ enum Carrier {
     Groups(quinn::Connection, RefCell<FxHashMap<u32, Subscription>>),
 }
 
+/// What connections cost: bytes from edges and to them (of UDP where it is QUIC), and groups left out.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Cost {
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    pub(crate) skips: u64,
+}
+
+impl Cost {
+    fn plus(self, other: Self) -> Self {
+        Self {
+            received: self.received.saturating_add(other.received),
+            sent: self.sent.saturating_add(other.sent),
+            skips: self.skips.saturating_add(other.skips),
+        }
+    }
+}
+
 /// A connection of an edge worker.
 struct Peer {
     id: PeerId,
@@ -80,6 +98,9 @@ struct Peer {
     overflow: Notify,
     carrier: Carrier,
     group_skips: Rc<Cell<u64>>,
+    /// Bytes on the connection's first stream, which is all there is on a unix socket.
+    received: Cell<u64>,
+    sent: Cell<u64>,
     joined: Instant,
     skips_told: Cell<u64>,
 }
@@ -99,6 +120,18 @@ impl Peer {
     /// Returns when it does not read what it is told.
     async fn unread(&self) {
         self.overflow.notified().await;
+    }
+
+    /// What it cost until now.
+    fn cost(&self) -> Cost {
+        let (received, sent) = match &self.carrier {
+            Carrier::Queue => (self.received.get(), self.sent.get()),
+            Carrier::Groups(connection, _) => {
+                let stats = connection.stats();
+                (stats.udp_rx.bytes, stats.udp_tx.bytes)
+            }
+        };
+        Cost { received, sent, skips: self.skips() }
     }
 
     /// How often its subscriptions were moved on to a newer group.
@@ -129,6 +162,8 @@ pub(crate) struct Relay {
     hub: RefCell<Hub>,
     limits: Limits,
     peers: RefCell<FxHashMap<PeerId, Rc<Peer>>>,
+    /// What connections cost that are gone.
+    gone: Cell<Cost>,
     next_peer: Cell<PeerId>,
     /// Counts connections by its clones.
     entered: Rc<()>,
@@ -151,6 +186,7 @@ impl Relay {
             hub: RefCell::new(hub),
             limits,
             peers: RefCell::default(),
+            gone: Cell::default(),
             next_peer: Cell::new(1),
             entered: Rc::new(()),
             deadline: Cell::new(None),
@@ -169,6 +205,11 @@ impl Relay {
 
     pub(crate) fn peer_count(&self) -> usize {
         self.peers.borrow().len()
+    }
+
+    /// What all connections together cost until now, those included that are gone.
+    pub(crate) fn cost(&self) -> Cost {
+        self.peers.borrow().values().fold(self.gone.get(), |sum, peer| sum.plus(peer.cost()))
     }
 
     fn limits(&self) -> &Limits {
@@ -222,6 +263,8 @@ impl Relay {
             overflow: Notify::new(),
             carrier,
             group_skips: Rc::default(),
+            received: Cell::new(0),
+            sent: Cell::new(0),
             joined: Instant::now(),
             skips_told: Cell::new(0),
         });
@@ -234,7 +277,9 @@ impl Relay {
             Lost::Closed | Lost::Io(_) => info!(peer = peer.name, reason = %lost, "edge disconnected"),
             _ => warn!(peer = peer.name, reason = %lost, "edge disconnected"),
         }
-        self.peers.borrow_mut().remove(&peer.id);
+        if self.peers.borrow_mut().remove(&peer.id).is_some() {
+            self.gone.set(self.gone.get().plus(peer.cost()));
+        }
         self.hub.borrow_mut().peer_gone(Instant::now(), peer.id);
         self.carry_out();
     }

@@ -45,6 +45,10 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Time between two looks at how late the loop is.
 const LAG_EVERY: Duration = Duration::from_millis(100);
 
+/// Time for the last report to be written, and for a supervisor that does not read to be left.
+const FLUSH: Duration = Duration::from_millis(10);
+const LAST_WORDS_WITHIN: Duration = Duration::from_millis(100);
+
 /// Messages that may wait for the supervisor.
 const OUTGOING_MAX: usize = 64;
 
@@ -130,6 +134,19 @@ impl LinkHandle {
             report.snapshot.get_or_insert_default().gauge(&families::BUSY, &[], share.min(1.0));
         }
         self.send(from_worker::Kind::Report(report));
+    }
+
+    /// Sends what was counted since the last heartbeat, before the process ends, and waits a little until it has gone.
+    pub(crate) async fn last_words(&self) {
+        self.heartbeat();
+        let sent = async {
+            while self.shared.outgoing.borrow().as_ref().is_some_and(|out| out.capacity() < out.max_capacity()) {
+                sleep(Duration::from_millis(1)).await;
+            }
+            // Taken by the transport, which writes in its next turn.
+            sleep(FLUSH).await;
+        };
+        timeout(LAST_WORDS_WITHIN, sent).await.ok();
     }
 
     /// Watches how late the loop wakes up; ends with the runtime.

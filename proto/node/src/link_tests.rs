@@ -43,6 +43,17 @@ impl Call {
     }
 }
 
+impl Call {
+    async fn hear_report(&mut self) -> Report {
+        loop {
+            let message = timeout(SOON, self.incoming.message()).await.expect("the worker reports");
+            if let from_worker::Kind::Report(report) = message.unwrap().unwrap().kind.unwrap() {
+                return report;
+            }
+        }
+    }
+}
+
 struct Supervisor {
     calls: mpsc::Sender<Call>,
 }
@@ -157,6 +168,22 @@ fn a_broken_link_is_made_again_and_what_was_missed_is_caught_up() {
         let Some(from_worker::Kind::Report(report)) = report.kind else { panic!("no report") };
         assert_eq!(report.connections, 4);
         assert!(worker.commands.try_recv().is_err(), "no drain");
+    });
+}
+
+#[test]
+fn what_was_counted_last_is_said_before_the_end() {
+    run(async |socket| {
+        let (mut calls, _server) = supervise(&socket);
+        let (worker, mut call) = start(&socket, &mut calls).await;
+        // The heartbeat that comes at once is out of the way.
+        assert_eq!(call.hear_report().await.skips, 0);
+        worker.handle.report(Report { skips: 7, ..Report::default() });
+        let begun = Instant::now();
+        worker.handle.last_words().await;
+        assert!(begun.elapsed() < REPORT_EVERY / 2);
+        assert_eq!(call.hear_report().await.skips, 7);
+        assert!(begun.elapsed() < REPORT_EVERY, "it was not the next heartbeat");
     });
 }
 

@@ -33,6 +33,9 @@ pub const RUN_DIR_VARIABLE: &str = "WEIR_INTERNAL_RUN_DIR";
 /// The name of the control link's socket in the run directory.
 pub const LINK_SOCKET: &str = "link.sock";
 
+/// The name of the socket of the supervisor's service for operators in the run directory.
+pub const CTL_SOCKET: &str = "ctl.sock";
+
 /// Where the edge worker of that slot and incarnation takes clients of others.
 pub fn handover_socket(run_dir: &Path, slot: u32, incarnation: u64) -> PathBuf {
     run_dir.join(format!("edge-{slot}.{incarnation}.sock"))
@@ -199,8 +202,12 @@ where
     let done = runtime.block_on(async {
         let (shell, leave) = enter(identity, inherited, run_dir).await?;
         let who = format!("{role} {}", args.slot);
+        let link = shell.link.clone();
         tokio::select! {
-            done = body(shell) => done,
+            done = body(shell) => {
+                link.last_words().await;
+                done
+            }
             () = overdue(leave) => anyhow::bail!("{who} did not leave in time"),
         }
     });

@@ -59,6 +59,8 @@ families! {
     SLOW_CLOSED: Counter, "weir_slow_closed_total", Slot, [], "Players that were closed because they lagged too far behind.";
     REFUSALS: Counter, "weir_refusals_total", Host, ["reason"], "Connections, publishers and players that were refused.";
 
+    HANDOVER_SESSIONS: Counter, "weir_handover_sessions_total", Host, ["result"], "Clients of workers that were replaced: moved to the next worker, or failed to and stayed.";
+
     RELAY_PULLS: Gauge, "weir_relay_pulls", Slot, [], "Streams that an edge worker pulls from an origin now.";
     RELAY_PULLS_BEGUN: Counter, "weir_relay_pulls_total", Slot, [], "Subscriptions to streams at origins.";
     RELAY_LINKS: Gauge, "weir_relay_links", Worker, [], "Relay connections that are up.";
@@ -71,6 +73,6 @@ families! {
     STREAM_FRAME_RATE: Gauge, "weir_publisher_frame_rate", Host, ["vhost", "app", "stream"], "Frames a second from the publisher, over the last 10 s.";
     STREAM_GAPS: Counter, "weir_publisher_dts_gaps_total", Host, ["vhost", "app", "stream"], "Gaps and jumps in the times of the publisher's frames, since it came.";
     STREAM_JITTER: Gauge, "weir_publisher_arrival_jitter_seconds", Host, ["vhost", "app", "stream"], "How unevenly frames arrive against their times, as RFC 3550 has it.";
-    STREAM_BITRATE: Gauge, "weir_publisher_bitrate_bits", Host, ["vhost", "app", "stream"], "Bits a second from the publisher, over the last 10 s.";
+    STREAM_BITRATE: Gauge, "weir_publisher_bitrate", Host, ["vhost", "app", "stream"], "Bits a second from the publisher, over the last 10 s.";
     STREAM_PLAYERS: Gauge, "weir_stream_players", Host, ["vhost", "app", "stream"], "Players of the stream.";
 }

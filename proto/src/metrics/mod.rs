@@ -26,6 +26,9 @@ pub use histogram::{Buckets, Observed};
 pub use merge::{Merge, STREAMS_MAX, busier};
 pub use page::{Page, Value};
 
+/// The media type of the text format.
+pub const TEXT_FORMAT: &str = "text/plain; version=0.0.4";
+
 /// Pairs of vhost and app that are told apart; what is more is counted under [`OTHER`].
 pub const PAIRS_MAX: usize = 100;
 
@@ -99,8 +102,8 @@ impl Family {
 
 /// The longest beginning of `text` that fits a label.
 pub fn label(text: &str) -> &str {
-    let end = (0..=LABEL_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text.get(..end.unwrap_or(0)).unwrap_or_default()
+    let longest = (0..=LABEL_MAX.min(text.len())).rev().find_map(|end| text.get(..end));
+    longest.unwrap_or_default()
 }
 
 impl Snapshot {

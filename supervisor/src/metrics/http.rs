@@ -18,6 +18,8 @@ use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
 
+use weir_proto::metrics::TEXT_FORMAT;
+
 use crate::admin::{self, Ask};
 
 /// Connections at a time of one address; more are closed at once.
@@ -93,7 +95,7 @@ async fn answer(request: &Request<Incoming>, asks: &mpsc::Sender<Ask>) -> Respon
     match timeout(ANSWER_WITHIN, admin::ask(asks, Ask::Metrics)).await {
         Ok(Some(text)) => {
             let mut response = Response::new(Full::new(Bytes::from(text)));
-            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(super::CONTENT_TYPE));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(TEXT_FORMAT));
             response
         }
         Ok(None) | Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE, "the supervisor is busy or leaving\n"),

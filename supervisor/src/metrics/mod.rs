@@ -15,7 +15,7 @@ use weir_proto::supervisor::Report;
 
 use crate::plan::WorkerId;
 
-pub use text::{CONTENT_TYPE, encode};
+pub use text::encode;
 
 /// A text is given out again for so long, however often it is asked for.
 const FRESH: Duration = Duration::from_millis(200);

@@ -5,9 +5,6 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 use tracing::error;
 use weir_proto::metrics::{Buckets, Family, Kind, Page, Value};
 
-/// What the text is.
-pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
-
 /// Writes the page.
 pub fn encode(page: &Page) -> String {
     let families: Vec<MetricFamily> = page.families().map(|(family, samples)| one(family, samples.iter())).collect();
@@ -121,5 +118,6 @@ weir_frame_latency_seconds_count 4
 weir_stream_players{vhost=\"v\",app=\"a\",stream=\"q\\\"\\\\\\n\"} 12345678901234
 ";
         assert_eq!(encode(&page), wanted);
+        assert_eq!(weir_proto::metrics::TEXT_FORMAT, prometheus::TEXT_FORMAT);
     }
 }

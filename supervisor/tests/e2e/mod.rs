@@ -6,6 +6,7 @@ pub mod flv;
 pub mod http;
 pub mod load;
 pub mod peer;
+pub mod scrape;
 pub mod source;
 
 use std::net::SocketAddr;

@@ -28,6 +28,7 @@ use crate::handover::Departing;
 use crate::hub::{Counted, Leaving, add};
 use crate::publication::Publication;
 use crate::publish::Ended;
+use crate::stats::{Protocol, Refused};
 use crate::stream::Member;
 
 pub(crate) use moving::arrive;
@@ -287,11 +288,14 @@ impl Session {
         debug!(client = %self.client.id, peer = %self.client.peer, vhost = request.vhost, app = request.app,
             flash_ver = request.flash_ver, "rtmp connect");
         let machine = &mut *self.machine.borrow_mut();
+        let stats = self.cx.hub.stats();
         if self.cx.hub.draining() {
+            stats.refuse(Refused::Draining);
             machine.reject_connect("the server is going away");
         } else if self.refused {
             machine.reject_connect("too many connections");
         } else if self.cx.hub.config().vhost(&request.vhost).is_none() {
+            stats.refuse(Refused::NoVhost);
             machine.reject_connect(&format!("there is no vhost {:?} here", request.vhost));
         } else {
             machine.accept_connect()?;
@@ -317,12 +321,14 @@ impl Session {
             let (_, vhost) = config.vhost(&name.vhost)?;
             Some((name, vhost.publish.clone(), vhost.play.mw_latency.value()))
         }) else {
+            self.cx.hub.stats().refuse(Refused::NoVhost);
             return Ok(self
                 .machine
                 .borrow_mut()
                 .reject_publish(PublishRefusal::Denied, "there is no such vhost here")?);
         };
         let Some(link) = self.cx.hub.link_for(&name).cloned() else {
+            self.cx.hub.stats().refuse(Refused::NoOrigin);
             return Ok(self
                 .machine
                 .borrow_mut()
@@ -332,6 +338,7 @@ impl Session {
         request.query.hash(&mut key);
         let publication = Publication::new(&self.cx.hub, name.clone(), key.finish(), link);
         if let Err(ended) = publication.granted().await {
+            self.cx.hub.stats().refuse(Refused::from(&ended));
             let (refusal, text) = describe(&ended);
             info!(client = %self.client.id, peer = %self.client.peer, stream = %name, reason = text, "publish refused");
             return Ok(self.machine.borrow_mut().reject_publish(refusal, &text)?);
@@ -341,18 +348,21 @@ impl Session {
         let socket = self.client.detach().await?;
         let feed = Feed::new(socket, self.machine.clone(), publication, latency);
         self.role = self.publisher(feed, rules);
+        self.cx.hub.stats().publishers.of(Protocol::Rtmp).opened();
         Ok(self.machine.borrow_mut().accept_publish()?)
     }
 
     async fn play(&mut self, request: &StreamRequest) -> Result<(), Done> {
         self.stop().await?;
         let Some(name) = self.resolve(request) else {
+            self.cx.hub.stats().refuse(Refused::NoVhost);
             return Ok(self
                 .machine
                 .borrow_mut()
                 .reject_play(PlayRefusal::StreamNotFound, "there is no such vhost here")?);
         };
         let Some(stream) = self.cx.hub.stream(&name) else {
+            self.cx.hub.stats().refuse(Refused::NoOrigin);
             return Ok(self.machine.borrow_mut().reject_play(PlayRefusal::Failed, "this cluster has no origin")?);
         };
         info!(client = %self.client.id, peer = %self.client.peer, stream = %name, "rtmp play");
@@ -370,16 +380,17 @@ impl Session {
         // A stream that is not published yet is waited for in silence; its end is told.
         let told_live = member.handle().live();
         self.role = self.player(member, told_live);
+        self.cx.hub.stats().players.of(Protocol::Rtmp).opened();
         Ok(())
     }
 
     fn publisher(&self, feed: Feed, rules: Publish) -> Role {
-        let _count = Counted::new(self.cx.hub.stats(), |s| &s.publishers);
+        let _count = Counted::publisher(self.cx.hub.stats());
         Role::Publisher { feed: Rc::new(feed), rules, _count }
     }
 
     fn player(&self, member: Member, told_live: bool) -> Role {
-        let _count = Counted::new(self.cx.hub.stats(), |s| &s.players);
+        let _count = Counted::player(self.cx.hub.stats(), Protocol::Rtmp);
         Role::Player { member, told_live, _count }
     }
 

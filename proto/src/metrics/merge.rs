@@ -15,7 +15,7 @@ const REMEMBERED_MAX: usize = 65_536;
 pub const STREAMS_MAX: usize = 10_000;
 
 /// A family by its name, with the values of all labels.
-type Series = (&'static str, Vec<String>);
+pub(super) type Series = (&'static str, Vec<String>);
 
 /// See the module. `K` names a worker process and is never used again.
 ///
@@ -24,24 +24,24 @@ type Series = (&'static str, Vec<String>);
 /// is lost.
 #[derive(Clone, Debug)]
 pub struct Merge<K> {
-    live: BTreeMap<K, Worker>,
-    past: Counted,
+    pub(super) live: BTreeMap<K, Worker>,
+    pub(super) past: Counted,
     /// Pairs of vhost and app that are told apart. None is ever taken out: its counters would go back.
-    pairs: BTreeSet<(String, String)>,
+    pub(super) pairs: BTreeSet<(String, String)>,
 }
 
 /// What never goes back.
 #[derive(Clone, Debug, Default)]
-struct Counted {
-    counters: BTreeMap<Series, u64>,
-    histograms: BTreeMap<Series, Buckets>,
+pub(super) struct Counted {
+    pub(super) counters: BTreeMap<Series, u64>,
+    pub(super) histograms: BTreeMap<Series, Buckets>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Worker {
-    counted: Counted,
-    gauges: Vec<(&'static Family, Vec<String>, f64)>,
-    streams: Vec<StreamFigures>,
+pub(super) struct Worker {
+    pub(super) counted: Counted,
+    pub(super) gauges: Vec<(&'static Family, Vec<String>, f64)>,
+    pub(super) streams: Vec<StreamFigures>,
 }
 
 impl<K: Ord> Default for Merge<K> {
@@ -194,7 +194,7 @@ fn whole(role: &str, report: &Report) -> Snapshot {
     all
 }
 
-fn find(name: &str) -> Option<&'static Family> {
+pub(super) fn find(name: &str) -> Option<&'static Family> {
     families::ALL.iter().copied().find(|family| family.name == name)
 }
 

@@ -17,6 +17,7 @@ pub mod families;
 mod histogram;
 mod merge;
 mod page;
+mod saved;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use crate::supervisor::{Counter, Gauge, Histogram, Snapshot};
 pub use histogram::{Buckets, Observed};
 pub use merge::{Merge, STREAMS_MAX, busier};
 pub use page::{Page, Value};
+pub use saved::{SavedCounted, SavedMerge};
 
 /// The media type of the text format.
 pub const TEXT_FORMAT: &str = "text/plain; version=0.0.4";

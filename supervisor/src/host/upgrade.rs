@@ -195,7 +195,7 @@ impl State {
         host.generation = self.generation;
         host.before = Duration::from_millis(self.uptime_ms);
         host.binary = self.binary;
-        host.metrics.restore(&self.metrics, host.before);
+        host.metrics.restore(self.metrics, host.before);
         for (name, fd) in self.services {
             host.services.insert(name, own(fd)?);
         }

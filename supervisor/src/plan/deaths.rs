@@ -32,6 +32,19 @@ pub(super) struct Deaths {
 }
 
 impl Deaths {
+    /// What [`restore`](Self::restore) needs: deaths in a row, whether the slot is faulted, and how long ago the last deaths
+    /// were.
+    pub(super) fn save(&self, now: Time) -> (usize, bool, Vec<Duration>) {
+        let ago = self.recent.iter().map(|at| now.saturating_sub(*at));
+        (self.in_a_row, self.faulted, ago.collect())
+    }
+
+    /// The deaths before the moment zero. Lately ones count as of that moment; older ones make no difference any more.
+    pub(super) fn restore(total: u64, in_a_row: usize, faulted: bool, ago: &[Duration], limits: &Limits) -> Self {
+        let recent = ago.iter().rev().take(FAULT_AT).filter(|ago| **ago < limits.stable).map(|_| Time::ZERO);
+        Self { in_a_row, recent: recent.collect(), faulted, total }
+    }
+
     /// Counts a death and says how long the slot is to wait.
     pub(super) fn record(&mut self, limits: &Limits, now: Time, worker: &Worker, seed: u64) -> Duration {
         if matches!(worker.state, State::Ready { since } if now >= since + limits.stable) {

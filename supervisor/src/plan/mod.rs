@@ -199,8 +199,8 @@ impl Plan {
         if let Some(&Worker { state: State::Draining { deadline, to }, .. }) = self.worker(id) {
             let within = deadline.saturating_sub(now);
             self.act(match to {
-                Some(to) => Action::HandOver { from: id, to, within },
-                None => Action::Drain { worker: id, within },
+                Some(to) if self.worker(to).is_some_and(Worker::is_ready) => Action::HandOver { from: id, to, within },
+                Some(_) | None => Action::Drain { worker: id, within },
             });
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use weir_node::worker::Role;
 
+use super::deaths::Deaths;
 use super::loan::{Loan, Step};
 use super::slot::{Slot, State, Worker};
 use super::{Limits, Plan, SlotId, Time, WorkerId};
@@ -27,6 +28,10 @@ struct SavedSlot {
     index: u32,
     wanted: bool,
     deaths: u64,
+    deaths_in_a_row: usize,
+    faulted: bool,
+    /// How long ago the last deaths were.
+    deaths_ago: Vec<u64>,
     spawn_in: u64,
     successor: Option<u64>,
     workers: Vec<SavedWorker>,
@@ -101,15 +106,21 @@ impl Plan {
             }
             .to_owned(),
         };
-        let slots = self.slots.values().map(|slot| SavedSlot {
-            role: slot.id.role.to_string(),
-            index: slot.id.index,
-            wanted: slot.wanted,
-            deaths: slot.deaths.total,
-            spawn_in: left(slot.spawn_at),
-            successor: slot.successor.map(|id| id.incarnation),
-            workers: slot.workers.iter().map(worker).collect(),
-            loans: slot.loans.iter().map(loan).collect(),
+        let slots = self.slots.values().map(|slot| {
+            let (deaths_in_a_row, faulted, ago) = slot.deaths.save(now);
+            SavedSlot {
+                role: slot.id.role.to_string(),
+                index: slot.id.index,
+                wanted: slot.wanted,
+                deaths: slot.deaths.total,
+                deaths_in_a_row,
+                faulted,
+                deaths_ago: ago.into_iter().map(millis).collect(),
+                spawn_in: left(slot.spawn_at),
+                successor: slot.successor.map(|id| id.incarnation),
+                workers: slot.workers.iter().map(worker).collect(),
+                loans: slot.loans.iter().map(loan).collect(),
+            }
         });
         SavedPlan {
             incarnations: self.incarnations,
@@ -130,7 +141,8 @@ impl Plan {
             let id = SlotId { role: saved.role.parse().ok()?, index: saved.index };
             let mut slot = Slot::new(id, limits.cold);
             slot.wanted = saved.wanted;
-            slot.deaths.total = saved.deaths;
+            let ago: Vec<_> = saved.deaths_ago.iter().copied().map(Duration::from_millis).collect();
+            slot.deaths = Deaths::restore(saved.deaths, saved.deaths_in_a_row, saved.faulted, &ago, &limits);
             slot.spawn_at = Duration::from_millis(saved.spawn_in);
             slot.workers = saved.workers.iter().map(|worker| worker.restore(id)).collect();
             let known = |incarnation: &u64| slot.workers.iter().any(|worker| worker.id.incarnation == *incarnation);

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{ArgAction, Args, Parser, Subcommand};
 
-use crate::clock::SECOND;
+use crate::clock::{MILLISECOND, SECOND};
 use crate::drive::{self, Load, Outcome, Plan};
 use crate::floor::{self, Floor, Rhythm, Server};
 use crate::flvfile::FlvFile;
@@ -50,7 +50,7 @@ enum Command {
     #[command(after_help = "Example: a thousand players of ten streams, and what the server uses meanwhile\n  \
         weir-loadtest play 'rtmp://127.0.0.1/live/s{i}' --players 1000 --streams 10 --pids $(pidof weir | tr ' ' ,)\n\
         \nFigures: ok played to the end; failed never began; disconnected ended too early. duration_s, bytes, messages \
-        (audio and video), kbps_* (of each player), gaps (over 1 s without a byte), skips (video goes on over 1 s later \
+        (audio and video), kbps_* (of each player), gaps (over 1 s, or --gap, without a byte), skips (video goes on over 1 s later \
         than it stopped), latency_* and those of the CPU are of the steady part, which begins 1 s after the last player \
         did. first_byte_* and first_key_* are from the TCP connect to the first message of audio or video, and to the \
         first keyframe. latency_* is from the send of a frame of `weir-loadtest publish` on this host. slow_* count \
@@ -133,6 +133,9 @@ struct PlayArgs {
     /// What a slow player reads, in kbit/s
     #[arg(long, value_name = "K", default_value_t = 0, hide_default_value = true, requires = "slow")]
     slow_kbps: u64,
+    /// How long a player may be without a byte, in milliseconds; more is a gap
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    gap: u64,
     #[command(flatten)]
     common: Common,
 }
@@ -276,6 +279,7 @@ fn play(args: &PlayArgs) -> anyhow::Result<ExitCode> {
         streams: args.streams as usize,
         slow: args.slow as usize,
         slow_kbps: args.slow_kbps,
+        gap: args.gap * MILLISECOND,
     });
     let plan = plan(&args.common, args.players, args.ramp);
     execute(load, &plan, address, &args.common)

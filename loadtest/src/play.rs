@@ -14,8 +14,6 @@ use crate::stamp;
 use crate::tally::Tally;
 use crate::target::Target;
 
-/// A silence longer than this is a gap.
-const GAP: u64 = SECOND;
 /// Video that goes on so many milliseconds later than it stopped has skipped something.
 const SKIP_MS: u32 = 1000;
 /// Between the reads of slow players.
@@ -37,6 +35,8 @@ pub(crate) struct Options {
     pub(crate) slow: usize,
     /// What a slow one reads.
     pub(crate) slow_kbps: u64,
+    /// A silence longer than this is a gap, nanoseconds.
+    pub(crate) gap: u64,
 }
 
 /// The players together.
@@ -110,9 +110,9 @@ impl Play {
     pub(crate) fn new(options: Options) -> Self {
         Self {
             tally: Tally::new(options.players),
+            flows: Flows::new(options.gap),
             options,
             stats: Stats::default(),
-            flows: Flows::new(GAP),
             slow_ok: 0,
             slow_closed: 0,
             slow_tokens: Vec::new(),
@@ -164,7 +164,7 @@ impl Handler for Play {
     type Conn = Player;
 
     fn open(&mut self, index: usize, token: usize, now: u64) -> Player {
-        let Options { target, players, streams, slow, slow_kbps } = &self.options;
+        let Options { target, players, streams, slow, slow_kbps, .. } = &self.options;
         let number = index.checked_rem(*streams).unwrap_or(index);
         // The slow ones are spread evenly among the others.
         let slow = (index * slow) % (*players).max(1) < *slow;

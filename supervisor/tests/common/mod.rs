@@ -184,6 +184,11 @@ impl Cluster {
         }
     }
 
+    /// Writes another configuration file in the place of the one that it was started with.
+    pub fn rewrite(&self, yaml: &str) {
+        fs::write(self.dir.path().join("weir.yaml"), yaml).unwrap();
+    }
+
     /// The run directory.
     pub fn run_dir(&self) -> PathBuf {
         self.dir.path().join("run")

@@ -5,6 +5,7 @@ pub mod ffmpeg;
 pub mod flv;
 pub mod http;
 pub mod load;
+pub mod loadtest;
 pub mod peer;
 pub mod scrape;
 pub mod source;

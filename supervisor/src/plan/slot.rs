@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use weir_node::worker::Role;
+
 use super::deaths::Deaths;
 use super::loan::Loan;
 use super::{INCARNATIONS_MAX, SlotId, Time, WorkerId};
@@ -116,8 +118,13 @@ impl Slot {
         self.current().is_some_and(Worker::is_ready)
     }
 
+    /// Edges share their sockets with the next worker; an origin's streams, and its UDP sockets, are one process's.
     pub(super) fn wants_worker(&self) -> bool {
-        self.wanted && self.current().is_none() && self.successor.is_none() && self.has_room()
+        let room = match self.id.role {
+            Role::Edge => self.has_room(),
+            Role::Origin => self.workers.is_empty(),
+        };
+        self.wanted && self.current().is_none() && self.successor.is_none() && room
     }
 
     pub(super) fn serves(&self, now: Time, silent: Duration) -> bool {

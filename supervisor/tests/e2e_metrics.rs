@@ -213,6 +213,50 @@ fn counters_go_on_over_the_death_of_a_worker() {
 }
 
 #[test]
+fn counters_go_on_while_workers_are_replaced() {
+    // What is told of a stream by its name begins anew with its publisher in the next process.
+    let cluster = e2e::start("edge: { workers: 2 }\norigin: { workers: 1 }\n");
+    let scratch = tempfile::tempdir().unwrap();
+    let mut publisher =
+        Ffmpeg::publish(Source::plain(), &format!("rtmp://{}/live/river", cluster.rtmp), scratch.path());
+    e2e::publishers_slot(&cluster, "live/river");
+    let players = players(&cluster, 5);
+    let counted = |scrape: &Scrape| {
+        let sessions = scrape.sum("weir_sessions", &[]);
+        (sessions == 11.0 && scrape.sum("weir_joins_total", &[]) == 10.0).then_some(())
+    };
+    let mut last = eventually("the players are counted", SOON, || {
+        let scrape = scrape(&cluster);
+        counted(&scrape).map(|()| scrape)
+    });
+    let pids = || -> Option<Vec<u64>> {
+        cluster.try_status()?["workers"].as_array()?.iter().map(|worker| worker["pid"].as_u64()).collect()
+    };
+    let old = pids().unwrap();
+    cluster.signal(Signal::SIGUSR2);
+    // The supervisor becomes a new image of itself, and for a while two incarnations of a slot live side by side.
+    eventually("every worker is another one and all is counted", SOON * 3, || {
+        let now = Scrape::try_get(cluster.metrics)?;
+        now.assert_not_before(&last);
+        last = now;
+        let new = pids()?;
+        (new.len() == old.len() && !new.iter().any(|pid| old.contains(pid))).then_some(())
+    });
+    eventually("the moved clients are counted", SOON, || {
+        let now = Scrape::try_get(cluster.metrics)?;
+        now.assert_not_before(&last);
+        last = now;
+        let moved = last.sum("weir_handover_sessions_total", &["result=\"moved\""]);
+        counted(&last).filter(|()| moved >= 11.0)
+    });
+    publisher.assert_running();
+    Peer::wait_media_of(&players, 10, SOON);
+    assert_eq!(last.sum("weir_handover_sessions_total", &["result=\"failed\""]), 0.0);
+    assert_eq!(last.sum("weir_sessions_total", &[]), 11.0, "nobody began anew");
+    assert_eq!(last.sum("weir_worker_restarts_total", &[]), 0.0, "a replacement is no death");
+}
+
+#[test]
 fn a_scrape_is_answered_while_a_worker_hangs() {
     let cluster = e2e::start(YAML);
     let victim = cluster.row("edge", 0);

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::Buckets;
 use super::merge::{Counted, Merge, Worker, find};
+use super::{Buckets, Family, Kind};
 
 /// Counters by name and labels, then histograms with the counts of their buckets and their sums.
 pub type SavedCounted = (Vec<(String, Vec<String>, u64)>, Vec<(String, Vec<String>, Vec<u64>, u64)>);
@@ -18,7 +18,8 @@ impl<K: Ord + Clone> Merge<K> {
         (self.past.save(), live.collect(), self.pairs.iter().cloned().collect())
     }
 
-    /// Goes on with what another process had been told. Families that are not known here are forgotten.
+    /// Goes on with what another process had been told. Families that are not known
+    /// here, or not as they were, are forgotten.
     pub fn restore((past, live, pairs): SavedMerge<K>) -> Self {
         let worker = |(key, counted)| (key, Worker { counted: Counted::restore(counted), ..Worker::default() });
         Self {
@@ -27,6 +28,10 @@ impl<K: Ord + Clone> Merge<K> {
             pairs: pairs.into_iter().take(super::PAIRS_MAX).collect(),
         }
     }
+}
+
+fn fits(family: &Family, labels: &[String]) -> bool {
+    family.all_labels().count() == labels.len()
 }
 
 impl Counted {
@@ -42,12 +47,14 @@ impl Counted {
 
     fn restore((counters, histograms): SavedCounted) -> Self {
         let counters = counters.into_iter().filter_map(|(name, labels, value)| {
-            let family = find(&name)?;
-            Some(((family.name, labels), value))
+            let family = find(&name).filter(|family| family.kind == Kind::Counter)?;
+            fits(family, &labels).then_some(((family.name, labels), value))
         });
         let histograms = histograms.into_iter().filter_map(|(name, labels, counts, sum_us)| {
             let family = find(&name)?;
-            Some(((family.name, labels), Buckets { counts, sum_us }))
+            let Kind::Histogram(bounds) = family.kind else { return None };
+            let same = fits(family, &labels) && counts.len() == bounds.len() + 1;
+            same.then_some(((family.name, labels), Buckets { counts, sum_us }))
         });
         Self { counters: counters.collect::<BTreeMap<_, _>>(), histograms: histograms.collect() }
     }

@@ -95,7 +95,7 @@ fn observations_lie_in_the_bucket_of_the_next_bound() {
     assert_eq!(buckets.counts, [2, 1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1]);
     assert_eq!((buckets.count(), buckets.sum_us), (5, 3_600_353_000));
     let mut merge = Merge::default();
-    for worker in [1, 2] {
+    for worker in [1, 2_u32] {
         let mut snapshot = Snapshot::default();
         snapshot.observed(&[], &observed);
         merge.report(worker, "edge", worker, &Report { snapshot: Some(snapshot), ..Report::default() });
@@ -152,6 +152,24 @@ fn the_busiest_streams_are_told_of() {
     assert!(merge.page(0).families().all(|(f, _)| f.name != families::STREAM_PLAYERS.name));
 }
 
+#[test]
+fn what_is_restored_is_what_was_saved_and_nothing_strange() {
+    let mut merge = Merge::default();
+    let mut snapshot = Snapshot::default();
+    snapshot.count(&families::VHOST_SENT_BYTES, &["v", "a", "rtmp"], 10);
+    merge.report(1, "edge", 0, &Report { snapshot: Some(snapshot), skips: 3, ..Report::default() });
+    merge.report(2, "edge", 1, &joins(4));
+    merge.ended(&2);
+    let (mut past, live, pairs) = merge.save();
+    past.0.push((families::JOINS.name.to_owned(), vec![], 9));
+    past.0.push((families::RELAY_LINKS.name.to_owned(), vec!["edge".to_owned(), "0".to_owned()], 9));
+    past.0.push(("nobody_knows".to_owned(), vec![], 9));
+    past.1.push((families::FRAME_LATENCY.name.to_owned(), vec![], vec![1, 2], 3));
+    let restored = Merge::restore((past, live, pairs));
+    assert_eq!(counters(&restored.page(0)), counters(&merge.page(0)));
+    assert_eq!(restored.save(), merge.save());
+}
+
 /// What can happen to the workers of a host.
 #[derive(Clone, Debug)]
 enum Step {
@@ -159,6 +177,7 @@ enum Step {
     Count { which: usize, app: u8, more: u64, micros: u64 },
     Report { which: usize },
     Die { which: usize },
+    Restore,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -168,6 +187,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(which, app, more, micros)| Step::Count { which, app, more, micros }),
         6 => any::<usize>().prop_map(|which| Step::Report { which }),
         2 => any::<usize>().prop_map(|which| Step::Die { which }),
+        1 => Just(Step::Restore),
     ]
 }
 
@@ -215,7 +235,8 @@ fn counters(page: &Page) -> BTreeMap<(&'static str, Vec<String>, usize), f64> {
 }
 
 proptest! {
-    /// Whatever workers start, count, report and die, side by side in a slot or not: no counter goes back or is lost,
+    /// Whatever workers start, count, report and die, side by side in a slot or not, and also when the supervisor replaces
+    /// itself: no counter goes back or is lost,
     /// and the sums are what the workers told.
     #[test]
     fn counters_never_go_back(steps in prop::collection::vec(step(), 1..120)) {
@@ -225,7 +246,8 @@ proptest! {
         let mut before = BTreeMap::new();
         for (next, step) in (0_u64..).zip(steps) {
             let pick = |which: usize| workers.keys().copied().nth(which % workers.len().max(1));
-            match step {
+            match step.clone() {
+                Step::Restore => {}
                 Step::Start { slot } => {
                     let waits = Observed::new(&families::FIRST_FRAME);
                     let new = Counting { slot, skips: 0, apps: BTreeMap::new(), waits, told: (0, 0, 0) };
@@ -252,6 +274,9 @@ proptest! {
                         merge.ended(&id);
                     }
                 }
+            }
+            if let Step::Restore = step {
+                merge = Merge::restore(merge.save());
             }
             let now = counters(&merge.page(0));
             for (series, value) in &before {

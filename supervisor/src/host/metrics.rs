@@ -48,7 +48,7 @@ impl Host {
             page.set(&families::WORKER_UP, &labels, f64::from(u8::from(up)));
         }
         for worker in slot.workers.iter().filter_map(|view| self.workers.get(&view.id)) {
-            let started = self.metrics.started() + worker.process.started.saturating_duration_since(self.started);
+            let started = self.metrics.unix_time(worker.process.started);
             page.raise(&families::WORKER_START, &labels, started.as_secs_f64());
             page.add(&families::WORKER_CPU, &labels, worker.usage.cpu_percent / 100.0);
             page.add(&families::WORKER_MEMORY, &labels, worker.usage.memory as f64);

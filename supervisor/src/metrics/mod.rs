@@ -24,6 +24,8 @@ const FRESH: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub struct Metrics {
     merge: Merge<WorkerId>,
+    /// One moment on both clocks, so that a moment of the past has the same UNIX time in each page.
+    clock: (Instant, Duration),
     started: Duration,
     reloads: [u64; 2],
     last_reload_refused: bool,
@@ -33,9 +35,11 @@ pub struct Metrics {
 impl Metrics {
     /// No workers yet; the supervisor started at `started`.
     pub fn new(started: SystemTime) -> Self {
+        let started = started.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             merge: Merge::default(),
-            started: started.duration_since(UNIX_EPOCH).unwrap_or_default(),
+            clock: (Instant::now(), started),
+            started,
             reloads: [0; 2],
             last_reload_refused: false,
             text: None,
@@ -59,9 +63,13 @@ impl Metrics {
         self.last_reload_refused = !taken;
     }
 
-    /// When the supervisor started, as UNIX time.
-    pub fn started(&self) -> Duration {
-        self.started
+    /// The UNIX time of a moment.
+    pub fn unix_time(&self, moment: Instant) -> Duration {
+        let (then, unix) = self.clock;
+        match moment.checked_duration_since(then) {
+            Some(later) => unix.saturating_add(later),
+            None => unix.saturating_sub(then.saturating_duration_since(moment)),
+        }
     }
 
     /// What the workers told, the `streams` busiest streams by themselves, and what is known here.

@@ -76,7 +76,16 @@ mod tests {
         new.report(worker(2), &report(35));
         new.ended(worker(2));
         assert_eq!(received(&new), 135.0);
-        assert!(old.started() - new.started() >= Duration::from_secs(59));
+        assert!(old.started - new.started >= Duration::from_secs(59));
         new.restore(Value::Null, Duration::ZERO);
+    }
+
+    #[test]
+    fn moments_before_and_after_the_start_have_their_time() {
+        let metrics = Metrics::new(UNIX_EPOCH + Duration::from_secs(1000));
+        let (then, hour) = (metrics.clock.0, Duration::from_secs(3600));
+        assert_eq!(metrics.unix_time(then + hour), Duration::from_secs(4600));
+        let before = then.checked_sub(Duration::from_secs(100)).unwrap_or(then);
+        assert_eq!(metrics.unix_time(before), Duration::from_secs(1000) - (then - before));
     }
 }

@@ -121,6 +121,16 @@ in_machine systemctl restart weir || fail "it does not start: $(log)"
 until_ok 10 nsenter --target "$pid" --net bash -c 'exec 3<>/dev/tcp/127.0.0.1/80' || fail "port 80 is not open"
 main=$(state MainPID)
 
+say "a changed file is taken by a reload"
+printf 'edge: { workers: 3 }\n' | in_machine tee /etc/weir/weir.yaml >/dev/null
+in_machine systemctl reload weir || fail "it does not reload: $(log)"
+three_edges() {
+    in_machine weir ctl status --json | jq -e '[.workers[] | select(.role == "edge" and .state == "ready")] | length == 3'
+}
+until_ok 15 three_edges || fail "the third worker does not come: $(log)"
+until_ok 5 is SubState running || fail "systemd sees it $(state SubState) after the reload"
+is MainPID "$main" || fail "a reload has exchanged the supervisor"
+
 say "a wrong file does not come as far as a reload"
 printf 'edge: { worker: 2 }\n' | in_machine tee /etc/weir/weir.yaml >/dev/null
 ! in_machine systemctl reload weir 2>/dev/null || fail "the reload was taken"
@@ -177,12 +187,23 @@ is Result success || fail "it ended with $(state Result)"
 [[ $took -ge 2 && $took -lt 30 ]] || fail "it took $took s to stop"
 echo "  after $took s"
 
-say "an installation over a running service, and its removal"
+say "an installation over a running service, its upgrade, and its removal"
 in_machine systemctl start weir
 printf '#' | in_machine tee -a /weir.new >/dev/null
 in_machine /tree/install.sh --prefix /usr /weir.new | tee "$tools/install.log"
 grep -q '/usr/bin/weir ctl upgrade' "$tools/install.log" || fail "the upgrade is not said"
-until_ok 10 ready || fail "the running service was disturbed"
+main=$(state MainPID)
+in_machine weir ctl upgrade || fail "it does not upgrade: $(log)"
+upgraded() {
+    ready && is SubState running && [[ $(in_machine readlink "/proc/$main/exe") == /usr/bin/weir ]]
+}
+until_ok 30 upgraded || fail "the old executable still runs: $(log)"
+is MainPID "$main" || fail "an upgrade has exchanged the process"
+(
+    export -f publish_and_play played until_ok fail
+    nsenter --target "$pid" --net bash -c 'set -euo pipefail; publish_and_play'
+)
+! log | grep -i 'not permitted\|permission denied' || fail "the unit forbids something that weir wants"
 in_machine /tree/install.sh --uninstall --prefix /usr
 is ActiveState inactive || fail "it still runs"
 ! in_machine test -e /usr/bin/weir || fail "the executable is left"

@@ -33,7 +33,7 @@ sed -n 's/^# \(\(edge\|vhosts\|  .*\).*\)/\1/p' "$deploy/weir.yaml" >"$work/sugg
 
 say "unit"
 mkdir -p "$work/bin"
-ln -s "$(readlink -f "$weir")" "$work/bin/weir"
+ln -s "$weir" "$work/bin/weir"
 sed "s#/usr/bin/weir#$work/bin/weir#g" "$deploy/systemd/weir.service" >"$work/weir.service"
 found=$(systemd-analyze verify --man=no "$work/weir.service" 2>&1) || fail "$found"
 [[ -z $found ]] || fail "$found"

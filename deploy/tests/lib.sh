@@ -61,7 +61,7 @@ executable() {
         done
     fi
     [[ -n $found && -x $found ]] || fail "there is no weir to test: cargo build, or set WEIR"
-    printf '%s\n' "$found"
+    readlink -f "$found"
 }
 
 # until_ok SECONDS COMMAND...: tries until it succeeds.

@@ -84,3 +84,6 @@ cargo test --quiet --locked --workspace --doc
 
 say "end to end"
 cargo test --locked --workspace --test 'e2e_*'
+
+say "deployment"
+WEIR=$target/debug/weir deploy/tests/deploy.sh --all

@@ -131,11 +131,16 @@ until_ok 15 three_edges || fail "the third worker does not come: $(log)"
 until_ok 5 is SubState running || fail "systemd sees it $(state SubState) after the reload"
 is MainPID "$main" || fail "a reload has exchanged the supervisor"
 
-say "a wrong file does not come as far as a reload"
+say "a wrong file, and one that needs a restart, are refused by a reload"
+for refused in 'edge: { worker: 2 }' 'origin: { workers: 2 }'; do
+    printf '%s\n' "$refused" | in_machine tee /etc/weir/weir.yaml >/dev/null
+    ! in_machine systemctl reload weir 2>/dev/null || fail "the reload was taken with $refused"
+    [[ "$(state MainPID) $(state ActiveState)" == "$main active" ]] || fail "it did not survive $refused"
+done
+for word in edge.worker origin.workers; do
+    log | grep -q "$word" || fail "the log does not name $word"
+done
 printf 'edge: { worker: 2 }\n' | in_machine tee /etc/weir/weir.yaml >/dev/null
-! in_machine systemctl reload weir 2>/dev/null || fail "the reload was taken"
-[[ "$(state MainPID) $(state ActiveState)" == "$main active" ]] || fail "it did not survive a wrong file"
-log | grep -q 'edge.worker' || fail "the log does not name the key"
 ! in_machine /tree/install.sh --prefix /usr /weir.new >"$tools/install.log" 2>&1 || fail "installed over a wrong file"
 grep -q 'nothing was installed' "$tools/install.log" || fail "no word of it: $(cat "$tools/install.log")"
 in_machine cp /tree/weir.yaml /etc/weir/weir.yaml

@@ -77,6 +77,9 @@ async fn body(mut shell: Shell) -> anyhow::Result<()> {
     let name = format!("{} {} {}\n", shell.role, shell.slot, shell.incarnation);
     let own = accept_from(std::mem::take(&mut shell.sockets), &name, &clients)?;
     let mut adopted = BTreeMap::new();
+    // Tests of upgrades say which workers fail.
+    let last = std::env::var("ACCEPT_FAIL_AFTER").ok().and_then(|incarnation| incarnation.parse().ok());
+    anyhow::ensure!(last.is_none_or(|last: u64| shell.incarnation <= last), "told to fail");
     // Tests of slow starts say how slow.
     if let Some(millis) = std::env::var("ACCEPT_START_MS").ok().and_then(|millis| millis.parse().ok()) {
         sleep(Duration::from_millis(millis)).await;

@@ -200,3 +200,113 @@ fn the_command_line_says_what_is_wrong() {
     let version = Command::new(WEIR).arg("--version").output().unwrap();
     assert!(String::from_utf8(version.stdout).unwrap().starts_with(concat!("weir ", env!("CARGO_PKG_VERSION"))));
 }
+
+/// `accept` under another name.
+fn another(dir: &Path) -> std::path::PathBuf {
+    let path = dir.join("accept-next");
+    std::fs::copy(accept(), &path).unwrap();
+    path
+}
+
+fn image(pid: u32) -> std::path::PathBuf {
+    std::fs::read_link(format!("/proc/{pid}/exe")).unwrap()
+}
+
+#[test]
+fn an_upgrade_whose_workers_do_not_start_is_taken_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let next = another(dir.path());
+    // Two edges and an origin; the first that is started later fails.
+    let mut cluster = Cluster::launch(accept(), TWO, &[("ACCEPT_FAIL_AFTER", "3")]);
+    cluster.wait_ready();
+    let clients: Vec<_> = (0..4).map(|_| Client::connect(cluster.rtmp).unwrap()).collect();
+    let (pid, before) = (cluster.pid(), cluster.rows());
+    let output = cluster.ctl(&["upgrade", "--binary", next.to_str().unwrap()]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && error.contains("the new worker of edge 0 did not get ready"), "{error}");
+    assert!(cluster.log().contains("going back to the image before"), "{}", cluster.log());
+    assert_eq!(image(pid), accept().canonicalize().unwrap());
+    let same = |rows: Vec<common::Row>| rows.into_iter().map(|row| (row.pid, row.state)).collect::<Vec<_>>();
+    assert_eq!(same(cluster.rows()), same(before), "nobody was touched");
+    for mut client in clients {
+        client.stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        let error = client.stream.read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock, "still served");
+    }
+    cluster.signal(Signal::SIGTERM);
+    assert_eq!(cluster.wait_exit(Duration::from_secs(10)).code(), Some(0));
+    assert_eq!(cluster.socket_files(), [] as [&Path; 0]);
+}
+
+#[test]
+fn the_supervisor_becomes_another_image_and_still_knows_its_workers() {
+    let dir = tempfile::tempdir().unwrap();
+    let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    manager.set_nonblocking(true).unwrap();
+    let next = another(dir.path());
+    let notify = dir.path().join("notify");
+    let mut cluster = Cluster::launch(accept(), TWO, &[("NOTIFY_SOCKET", notify.to_str().unwrap())]);
+    cluster.wait_ready();
+    let pid = cluster.pid();
+    let inodes = [cluster.rtmp, cluster.http, cluster.api].map(|address| listeners(address.port()));
+    let output = cluster.ctl(&["upgrade", "--binary", next.to_str().unwrap()]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!((cluster.pid(), image(pid)), (pid, next.canonicalize().unwrap()));
+    let status = cluster.try_status().unwrap();
+    assert_eq!((status["state"].as_str(), status["generation"].as_u64()), (Some("ready"), Some(1)));
+    let after = [cluster.rtmp, cluster.http, cluster.api].map(|address| listeners(address.port()));
+    assert_eq!(inodes, after, "the very same listening sockets");
+    let mut workers = children(pid);
+    let mut rows: Vec<_> = cluster.rows().into_iter().map(|row| row.pid).collect();
+    workers.sort_unstable();
+    rows.sort_unstable();
+    assert_eq!(workers, rows, "every child is known, and every known one is a child");
+    let mut text = [0; 256];
+    let heard: Vec<String> = std::iter::from_fn(|| {
+        let length = manager.recv(&mut text).ok()?;
+        Some(String::from_utf8(text[..length].to_vec()).unwrap())
+    })
+    .collect();
+    let reloading = heard.iter().position(|text| text.contains("RELOADING=1") && text.contains("MONOTONIC_USEC="));
+    let ready = heard.iter().rposition(|text| text.contains("READY=1"));
+    assert!(reloading.is_some() && reloading < ready, "{heard:?}");
+    // A worker's death is seen by the new image, and its signals are its own.
+    let victim = cluster.row("edge", 1);
+    signal(victim.pid, Signal::SIGKILL);
+    eventually("another worker", Duration::from_secs(10), || {
+        let row = cluster.row("edge", 1);
+        (row.state == "ready" && row.pid != victim.pid).then_some(())
+    });
+    cluster.signal(Signal::SIGTERM);
+    assert_eq!(cluster.wait_exit(Duration::from_secs(10)).code(), Some(0));
+    assert_eq!(cluster.socket_files(), [] as [&Path; 0]);
+}
+
+#[test]
+fn a_drained_worker_keeps_its_clients_and_its_slot_gets_another() {
+    let cluster = Cluster::start(TWO);
+    let mut client = Client::connect_to(cluster.rtmp, 1);
+    let output = cluster.ctl(&["drain", "edge/1"]);
+    assert!(output.status.success(), "{output:?}");
+    eventually("another worker beside it", Duration::from_secs(10), || {
+        let rows = cluster.rows();
+        let states = |incarnation| {
+            let of = |row: &&common::Row| {
+                row.role == "edge" && row.slot == 1 && (row.incarnation == client.incarnation) == incarnation
+            };
+            rows.iter().find(of).map(|row| row.state.clone())
+        };
+        (states(true).as_deref() == Some("draining") && states(false).as_deref() == Some("ready")).then_some(())
+    });
+    assert!(Client::connect_to(cluster.rtmp, 1).incarnation > client.incarnation);
+    client.stream.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert_eq!(client.stream.read(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    drop(client);
+    eventually("the old one leaves", Duration::from_secs(10), || (cluster.rows().len() == 3).then_some(()));
+    for (what, why) in
+        [("edge/9", "has no worker that serves"), ("edge", "named as in edge/3"), ("brook/1", "is no role")]
+    {
+        let error = String::from_utf8(cluster.ctl(&["drain", what]).stderr).unwrap();
+        assert!(error.contains(why), "{error}");
+    }
+}

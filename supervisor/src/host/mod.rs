@@ -1,17 +1,20 @@
 //! The supervisor's loop: everything that happens becomes an input of the plan, and what it answers is done.
 
+mod image;
 mod links;
+mod manager;
 mod metrics;
+mod operator;
 mod reload;
+mod state;
 mod status;
 mod upgrade;
 mod worker;
 
-pub use upgrade::{State, check, inherited};
+pub use state::{State, check, inherited};
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -35,13 +38,14 @@ use weir_proto::supervisor::admin_server::AdminServer;
 use weir_proto::supervisor::link_server::LinkServer;
 use weir_proto::supervisor::{Drain, HandOver, Release, to_worker};
 
-use crate::admin::{Ask, CTL_SOCKET, Change, Operator, REQUESTS_MAX};
+use crate::admin::{Ask, CTL_SOCKET, Operator, REQUESTS_MAX};
 use crate::link::{EVENTS_MAX, Event, Links};
 use crate::metrics::Metrics;
-use crate::plan::{Action, Input, Limits, Note, Output, Plan, SlotId, Time, WorkerId, WorkerState};
+use crate::plan::{Action, Input, Limits, Note, Output, Plan, Time, WorkerId};
 use crate::slots::{RunDir, Slots};
 use crate::spawn::{Program, spawn};
-use reload::{Answer, Reload};
+use manager::{notify, notify_ready, notify_reloading};
+use reload::Reload;
 use upgrade::Checked;
 use worker::Worker;
 
@@ -242,7 +246,7 @@ impl Host {
 
     /// The loop. Returns how many processes were left behind.
     async fn serve(&mut self, mut ears: Ears) -> usize {
-        upgrade::unblock_signals();
+        image::unblock_signals();
         if self.inherited {
             // Some may have ended while nobody was told.
             self.reap();
@@ -387,51 +391,6 @@ impl Host {
         }
     }
 
-    fn asked(&mut self, ask: Ask) {
-        match ask {
-            Ask::Status(answer) => drop(answer.send(self.status())),
-            Ask::Metrics(answer) => drop(answer.send(self.metrics_text())),
-            Ask::Change(change, answer) => self.change(change, answer),
-            Ask::Stop { graceful, begun } => {
-                self.stop(graceful);
-                begun.send(()).ok();
-            }
-        }
-    }
-
-    fn change(&mut self, change: Change, answer: Answer) {
-        match change {
-            Change::Reload => self.reload(Some(answer)),
-            Change::Scale { role, workers } => self.scale(&role, workers, answer),
-            Change::Drain { role, slot } => drop(answer.send(self.drain(&role, slot))),
-            Change::Upgrade(binary) => self.upgrade(binary, Some(answer)),
-        }
-    }
-
-    fn drain(&mut self, role: &str, index: u32) -> Result<String, String> {
-        let slot = SlotId { role: role.parse()?, index };
-        let worker = self.plan.slots().find(|view| view.id == slot).and_then(|view| {
-            let serves = view.workers.iter().find(|worker| worker.state == WorkerState::Ready)?;
-            Some(serves.id)
-        });
-        let worker = worker.ok_or_else(|| format!("{slot} has no worker that serves"))?;
-        self.tell(Input::Drain(slot));
-        Ok(format!("{worker} drains; it leaves within {:?}", self.config.edge.drain_timeout))
-    }
-
-    fn stop(&mut self, graceful: bool) {
-        self.tell(Input::Stop { graceful });
-    }
-
-    fn reopen_logs(&self) {
-        if let Err(error) = weir_node::log::reopen() {
-            warn!("{error}");
-        }
-        for id in self.workers.keys() {
-            self.signal(*id, Signal::SIGUSR1);
-        }
-    }
-
     fn each_second(&mut self) {
         for worker in self.workers.values_mut() {
             worker.usage.sample(worker.process.pid());
@@ -441,38 +400,6 @@ impl Host {
         }
         self.go_on_reloading();
         self.tell(Input::Tick);
-    }
-
-    fn announce(&self) {
-        let mut where_to = BTreeSet::new();
-        for listener in self.slots.listeners() {
-            where_to.insert(format!("{} on {}", listener.name, listener.address));
-        }
-        let listening: Vec<_> = where_to.into_iter().collect();
-        info!("ready: {}", listening.join(", "));
-        let first = |service: &str| {
-            let name = format!("{service}.0");
-            let port =
-                self.slots.listeners().iter().find(|listener| listener.name == name)?.address.rsplit(':').next()?;
-            Some(port.to_owned())
-        };
-        if let (Some(rtmp), Some(http)) = (first("rtmp"), first("http")) {
-            info!("publish to rtmp://HOST:{rtmp}/live/NAME, play that or http://HOST:{http}/live/NAME.flv");
-        }
-        notify_ready();
-    }
-}
-
-/// Tells the service manager that the host serves, and by the configuration that it was told of last.
-fn notify_ready() {
-    notify(&[NotifyState::Ready]);
-}
-
-/// Tells the service manager that another configuration or image is on its way.
-fn notify_reloading() {
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(error) => warn!("the service manager cannot be told: {error}"),
     }
 }
 
@@ -496,12 +423,5 @@ fn raise_file_limit() {
         getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
     if let Err(error) = raised {
         warn!("the limit of open files cannot be raised: {error}");
-    }
-}
-
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        let error: io::Error = error;
-        warn!("the service manager cannot be told: {error}");
     }
 }

@@ -181,6 +181,28 @@ fn clients_at_the_edge_host_outlive_the_origin_worker() {
 }
 
 #[test]
+fn both_hosts_are_upgraded_and_no_frame_is_missed() {
+    let pair = Pair::start();
+    let mut publisher = pair.publish(&pair.edge, "live/far");
+    let open = |host: &Cluster| [Peer::flv(host.http, "/live/far.flv"), Peer::play(host.rtmp, "live", "far")];
+    let players: Vec<Peer> = [&pair.edge, &pair.origin].into_iter().flat_map(open).collect();
+    for host in [&pair.edge, &pair.origin] {
+        Peer::wait_media_of(&players, SOME, SOON);
+        let before: Vec<_> = host.rows().iter().map(|row| row.pid).collect();
+        let upgraded = host.ctl(&["upgrade"]);
+        assert!(upgraded.status.success(), "{}", String::from_utf8_lossy(&upgraded.stderr));
+        assert!(host.rows().iter().all(|row| !before.contains(&row.pid)), "every worker was replaced");
+    }
+    Peer::wait_media_of(&players, SOME, SOON);
+    publisher.assert_running();
+    let source = Source::b_frames();
+    for player in &players {
+        player.assert_connected();
+        assert_eq!(source.video_gaps(&source.place_tags(&player.look(|notes| notes.media()))), []);
+    }
+}
+
+#[test]
 fn a_host_with_another_authority_is_not_let_in() {
     let pair = Pair::start();
     let _publisher = pair.publish(&pair.origin, "live/near");

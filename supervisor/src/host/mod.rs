@@ -49,6 +49,9 @@ use reload::Reload;
 use upgrade::Checked;
 use worker::Worker;
 
+/// How long the service manager is to be patient after each second of a stop, in microseconds.
+const STOPPING_USEC: u32 = 10_000_000;
+
 /// What answers have to go out before this process becomes another image.
 const LAST_WORDS: Duration = Duration::from_millis(50);
 
@@ -397,6 +400,10 @@ impl Host {
         }
         if sd_notify::watchdog_enabled().is_some() {
             notify(&[NotifyState::Watchdog]);
+        }
+        if self.plan.is_stopping() {
+            // Clients may be given longer than the service manager knows; the plan sees to it that this ends.
+            notify(&[NotifyState::ExtendTimeoutUsec(STOPPING_USEC)]);
         }
         self.go_on_reloading();
         self.tell(Input::Tick);

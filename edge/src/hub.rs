@@ -271,7 +271,8 @@ impl Hub {
             let way = if movable { self.way.borrow().clone() } else { None };
             let permit = async {
                 match way {
-                    Some(way) => way.reserve_owned().await.ok(),
+                    // Boxed: every waiting client would be larger by it.
+                    Some(way) => Box::pin(way.reserve_owned()).await.ok(),
                     None => None,
                 }
             };

@@ -205,7 +205,7 @@ impl Player<'_> {
                 leaving = self.cx.hub.leaving(true) => leaving,
             };
             match leaving {
-                Leaving::Move(way) => match self.depart(way).await {
+                Leaving::Move(way) => match Box::pin(self.depart(way)).await {
                     true => return Ok(()),
                     false => continue,
                 },

@@ -235,7 +235,8 @@ impl Session {
             Woken::Stopped(stop) => self.stopped(stop).await,
             Woken::Ended(ended) => Err(Done::Ended(describe(&ended).1)),
             Woken::Closing => Err(Done::Closing),
-            Woken::Move(way) => self.depart(way).await,
+            // Boxed: every client's task would be larger by what a departure needs once.
+            Woken::Move(way) => Box::pin(self.depart(way)).await,
         }
     }
 

@@ -6,11 +6,12 @@ mod e2e;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::Duration;
 
-use common::{Cluster, Row, WEIR, eventually, is_alive, signal, socket_inodes};
+use common::{Cluster, Row, WEIR, eventually, free_port, is_alive, listeners, signal, socket_inodes};
 use e2e::SOON;
 use e2e::ffmpeg::Ffmpeg;
 use e2e::loadtest::Crowd;
@@ -95,6 +96,7 @@ fn reload_scale_and_upgrade_lose_nobody_and_refuse_nobody() {
         format!("{YAML}vhosts: {{ __defaultVhost__: {{ play: {{ queue_length: 8s }} }} }}\nlog: {{ level: debug }}\n");
     cluster.rewrite(&changed);
     assert!(told(&cluster.ctl(&["reload"])).contains("queue_length: 10s -> 8s"));
+    eventually("the workers log more", SOON, || cluster.log().contains(" DEBUG edge/0 ").then_some(()));
     for workers in [4_usize, 1, 2] {
         told(&cluster.ctl(&["scale", "edge", &workers.to_string()]));
         settled(&cluster, workers);
@@ -243,4 +245,48 @@ fn a_file_that_is_wrong_or_needs_a_restart_is_refused_by_name() {
     cluster.rewrite(YAML);
     signal(cluster.pid(), Signal::SIGHUP);
     eventually("the signal is heard", SOON, || cluster.log().contains("nothing has changed").then_some(()));
+}
+
+#[test]
+fn listeners_come_and_go_with_a_reload_and_clients_stay() {
+    let [old, new, taken] = [0; 3].map(|_| SocketAddr::from(([127, 0, 0, 1], free_port())));
+    let yaml =
+        |listen: &str| format!("edge: {{ workers: 2, http: {{ listen: {listen} }} }}\norigin: {{ workers: 1 }}\n");
+    let first = yaml(&format!("\"{old}\""));
+    let mut cluster = Cluster::launch(Path::new(WEIR), &first, &[("WEIR_EDGE__HTTP__LISTEN", "")]);
+    cluster.wait_ready();
+    let scratch = tempfile::tempdir().unwrap();
+    let _publisher = Ffmpeg::publish(Source::plain(), &format!("rtmp://{}/live/river", cluster.rtmp), scratch.path());
+    let player = Peer::flv(old, "/live/river.flv");
+    player.wait_media(20, SOON);
+    let before = listeners(old.port());
+    assert_eq!(before.len(), 2);
+
+    // An address that another program has: nothing changes.
+    let _other = TcpListener::bind(taken).unwrap();
+    cluster.rewrite(&yaml(&format!("[\"{old}\", \"{taken}\"]")));
+    let reason = refused(&cluster.ctl(&["reload"]));
+    assert!(reason.contains(&format!("http.1 {taken}: another program listens there")), "{reason}");
+    // One more, in front; the sockets that there were stay.
+    cluster.rewrite(&yaml(&format!("[\"{new}\", \"{old}\"]")));
+    told(&cluster.ctl(&["reload"]));
+    assert_eq!(listeners(old.port()), before);
+    let players = [Peer::flv(new, "/live/river.flv"), Peer::flv(old, "/live/river.flv")];
+    Peer::wait_media_of(&players, 20, SOON);
+    // The old one goes; who came by it stays.
+    cluster.rewrite(&yaml(&format!("\"{new}\"")));
+    told(&cluster.ctl(&["reload"]));
+    eventually("nobody listens there", SOON, || listeners(old.port()).is_empty().then_some(()));
+    assert!(TcpStream::connect(old).is_err());
+    for slot in [0, 1] {
+        // Each worker accepts on the new one: one that did not would leave newcomers waiting in its queue.
+        let mut served = BTreeSet::new();
+        eventually("both workers serve newcomers", SOON, || {
+            let peer = Peer::flv(new, "/live/river.flv");
+            peer.wait_media(1, SOON);
+            served.insert(e2e::slot_of(&cluster, peer.local()));
+            served.contains(&slot).then_some(())
+        });
+    }
+    Peer::wait_media_of(players.iter().chain([&player]), 20, SOON);
 }

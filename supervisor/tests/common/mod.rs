@@ -141,7 +141,7 @@ impl Cluster {
     }
 
     /// Starts a host as `PROGRAM run -c FILE` with the listeners on free ports of 127.0.0.1 and a run directory of
-    /// its own, whatever `yaml` says of those. `env` may say other things.
+    /// its own, whatever `yaml` says of those. `env` may say other things; a variable that is empty there is not set.
     pub fn launch(program: &Path, yaml: &str, env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self::launch_in(dir, program, yaml, env)
@@ -169,6 +169,9 @@ impl Cluster {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
+        for (name, _) in env.iter().filter(|(_, value)| value.is_empty()) {
+            command.env_remove(name);
+        }
         let child = command.spawn().unwrap();
         Self { child, dir, rtmp, http, api, metrics, exited: None }
     }

@@ -137,7 +137,7 @@ struct Host {
     services: BTreeMap<String, OwnedFd>,
     /// How long images before this one ran.
     before: Duration,
-    /// The executable that was started first, or given with an upgrade.
+    /// The executable that was started first.
     binary: PathBuf,
     /// The image before, as long as it may be gone back to.
     old: Option<OwnedFd>,

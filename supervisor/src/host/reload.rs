@@ -75,6 +75,7 @@ impl Host {
         let busy = match (&self.reload, self.plan.is_stopping()) {
             (_, true) => Some("weir is stopping"),
             (Some(_), _) => Some("another configuration is just being taken over; try again"),
+            (None, _) if self.is_upgrading() => Some("an upgrade is just under way; try again"),
             (None, false) => None,
         };
         if let Some(busy) = busy {

@@ -36,7 +36,7 @@ pub struct State {
     config: Config,
     generation: u64,
     name: String,
-    /// The executable that was started first, or given with an upgrade.
+    /// The executable that was started first.
     binary: PathBuf,
     uptime_ms: u64,
     plan: SavedPlan,

@@ -37,7 +37,7 @@ impl Host {
             Some("weir is stopping")
         } else if self.reload.is_some() {
             Some("a configuration is just being taken over; try again")
-        } else if self.plan.replacing().is_some() || self.checking {
+        } else if self.plan.replacing().is_some() || self.is_upgrading() {
             Some("workers are just being replaced")
         } else {
             None
@@ -61,6 +61,11 @@ impl Host {
         });
     }
 
+    /// Whether an image is being looked at, or about to be become.
+    pub(super) fn is_upgrading(&self) -> bool {
+        self.checking || self.becoming.is_some()
+    }
+
     /// The image was looked at.
     pub(super) fn upgrade_checked(&mut self, checked: Checked) {
         self.checking = false;
@@ -81,10 +86,7 @@ impl Host {
     pub(super) fn become_image(&mut self, binary: &Path) {
         let image = fs::canonicalize(binary).unwrap_or_else(|_| binary.to_owned());
         let error = match File::open("/proc/self/exe") {
-            Ok(old) => {
-                self.binary = image.clone();
-                self.exec_with(&image, Some(OwnedFd::from(old)), None)
-            }
+            Ok(old) => self.exec_with(&image, Some(OwnedFd::from(old)), None),
             Err(error) => error.into(),
         };
         self.upgrade_failed(None, format!("{error:#}"));
@@ -116,7 +118,7 @@ impl Host {
             Some(why) => self.upgrade_failed(None, why),
             None => {
                 self.upgrade = "running".to_owned();
-                info!("this image goes on as {}; replacing the workers", self.binary.display());
+                info!("this image, of weir {}, goes on; replacing the workers", env!("CARGO_PKG_VERSION"));
                 self.tell(Input::Replace);
             }
         }

@@ -61,6 +61,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
             "relay.quic" => {
                 let settings = quic::server_config(needs_tls()?)?;
                 let udp = socket.into_udp_socket();
+                shell.link.overload().watch_udp(&name, &udp);
                 let endpoint = Endpoint::new(EndpointConfig::default(), Some(settings), udp, Arc::new(TokioRuntime))?;
                 endpoints.push(endpoint.clone());
                 spawn_local(relay::listen_quic(relay.clone(), endpoint));

@@ -23,7 +23,7 @@ const HEARD_FOR: Duration = Duration::from_secs(5);
 pub enum Turned {
     /// Refused for overload.
     Away,
-    /// Refused for overload, and told of another host.
+    /// Refused, and told of another host.
     Elsewhere,
     /// Taken by a sibling.
     ToSibling,
@@ -122,12 +122,12 @@ impl Watch {
     /// Counts a client that was not served here.
     pub fn turned(&self, how: Turned) {
         let Inner { refused, redirected, passed, .. } = &*self.inner;
-        let counts: &[&Cell<u64>] = match how {
-            Turned::Away => &[refused],
-            Turned::Elsewhere => &[refused, redirected],
-            Turned::ToSibling => &[passed],
+        let count = match how {
+            Turned::Away => refused,
+            Turned::Elsewhere => redirected,
+            Turned::ToSibling => passed,
         };
-        counts.iter().for_each(|count| count.set(count.get().wrapping_add(1)));
+        count.set(count.get().wrapping_add(1));
     }
 
     fn load(&self, connections: u64) -> f64 {

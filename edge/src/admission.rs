@@ -84,7 +84,7 @@ pub(crate) fn admit(api: bool, open: u64, limit: u64, verdict: &Verdict) -> Admi
 pub(crate) struct Gate {
     watch: Watch,
     run_dir: Rc<PathBuf>,
-    ways: Rc<RefCell<FxHashMap<(u32, u64), mpsc::Sender<Departing>>>>,
+    ways: Rc<RefCell<FxHashMap<Sibling, mpsc::Sender<Departing>>>>,
 }
 
 impl Gate {
@@ -128,14 +128,13 @@ impl Gate {
     fn way(&self, to: Sibling) -> mpsc::Sender<Departing> {
         let mut ways = self.ways.borrow_mut();
         ways.retain(|_, way| !way.is_closed());
-        let key = (to.slot, to.incarnation);
-        if let Some(way) = ways.get(&key) {
+        if let Some(way) = ways.get(&to) {
             return way.clone();
         }
         let (way, departing) = mpsc::channel(BATCH_MAX);
         spawn_local(give(handover_socket(&self.run_dir, to.slot, to.incarnation), departing));
         if ways.len() < SIBLINGS_MAX {
-            ways.insert(key, way.clone());
+            ways.insert(to, way.clone());
         }
         way
     }

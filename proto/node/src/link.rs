@@ -331,7 +331,9 @@ impl Link {
                     self.orders.send(Command::Release { token: release.token, slot: release.slot }).await;
                 }
                 Some(to_worker::Kind::Pressure(pressure)) => self.handle.overload().told(&pressure),
-                Some(to_worker::Kind::Welcome(_)) | None => return "it said what this version cannot read".to_owned(),
+                Some(to_worker::Kind::Welcome(_)) => return "it welcomed twice".to_owned(),
+                // A newer supervisor knows more words; what it needs an answer to it says again, or in another way.
+                None => debug!("the supervisor said what this version does not know"),
             }
         }
     }

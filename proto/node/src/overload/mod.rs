@@ -5,7 +5,7 @@
 //! supervisor:  host CPU, NIC, memory, disk ─> Overload ─ Pressure ───────┴> Verdict ─> accept, pass on, redirect, refuse
 //! ```
 //!
-//! [`Overload`] judges samples and [`Relief`] chooses a sibling, both pure; [`proc`](self::proc) reads the kernel's texts
+//! [`Overload`] judges samples and [`Relief`] chooses a sibling, both pure; [`proc`] reads the kernel's texts
 //! and [`HostSampler`] fetches them. [`Watch`] is what a worker's body asks.
 
 mod host;
@@ -248,7 +248,7 @@ impl config::Overload {
             Criterion::Disk => whole(self.disk.warn, self.disk.refuse),
             Criterion::LoopLag => {
                 let millis = |lag: std::time::Duration| lag.as_secs_f64() * 1000.0;
-                let config::Overload { loop_lag, .. } = self;
+                let Self { loop_lag, .. } = self;
                 Levels { warn: loop_lag.warn.value().map(millis), refuse: loop_lag.refuse.value().map(millis) }
             }
             Criterion::Connections => whole(self.connections.warn, self.connections.refuse),

@@ -9,7 +9,7 @@ pub const MARGIN: f64 = 0.2;
 pub const PER_SECOND: f64 = 50.0;
 
 /// An edge worker that may take clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sibling {
     /// Its slot.
     pub slot: u32,

@@ -79,7 +79,7 @@ fn what_cannot_be_measured_or_is_switched_off_holds_no_more() {
 
     overload.sample(SECOND * 8, Criterion::WorkerCpu, Some(99.0));
     assert_eq!(overload.verdict().state, State::Refuse);
-    for off in [config(0, 5_000, Threshold::Off, Threshold::Off), config::Overload { enabled: false, ..on.clone() }] {
+    for off in [config(0, 5_000, Threshold::Off, Threshold::Off), config::Overload { enabled: false, ..on }] {
         let mut overload = overload.clone();
         overload.configure(&off);
         overload.sample(SECOND * 9, Criterion::WorkerCpu, Some(99.0));
@@ -186,7 +186,9 @@ proptest! {
                 for group in proc::cgroups(&text) {
                     prop_assert!(group.components().all(|part| matches!(part, std::path::Component::Normal(_))));
                 }
-                (proc::speed(&text), proc::counter(&text), proc::send_errors(&text), proc::send_errors6(&text));
+                let numbers = [proc::counter(&text), proc::send_errors(&text), proc::send_errors6(&text)];
+                prop_assert!(text.bytes().any(|b| b.is_ascii_digit()) || numbers == [None; 3]);
+                prop_assert!(proc::speed(&text) != Some(0));
             }
         }
     }

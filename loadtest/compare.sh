@@ -101,6 +101,7 @@ start_weir() {
     cat >"$work/weir.yaml" <<YAML
 node: { run_dir: $work/run }
 metrics: { listen: off }
+overload: { enabled: off }
 edge:
   workers: $2
   rtmp: { listen: 127.0.0.1:$rtmp }

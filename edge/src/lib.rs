@@ -3,6 +3,7 @@
 //! One thread, one runtime. Data flows one way: `serve` reads publishers into `publication`, which the `relay` carries
 //! away; the `relay` brings frames to `stream`, whose `fanout` writes them to players.
 
+mod admission;
 mod control;
 mod directory;
 mod fanout;

@@ -82,6 +82,8 @@ impl Sessions {
 pub(crate) enum Refused {
     /// More connections than `edge.connections`.
     Connections,
+    /// The worker or its host is overloaded.
+    Overload,
     /// The worker leaves.
     Draining,
     /// No such vhost, or the protocol is off in it.
@@ -103,8 +105,9 @@ pub(crate) enum Refused {
 }
 
 impl Refused {
-    const ALL: [(Self, &'static str); 10] = [
+    const ALL: [(Self, &'static str); 11] = [
         (Self::Connections, "connections"),
+        (Self::Overload, "overload"),
         (Self::Draining, "draining"),
         (Self::NoVhost, "no_vhost"),
         (Self::NoOrigin, "no_origin"),

@@ -18,6 +18,7 @@ use weir_node::sockets::NamedSocket;
 use weir_node::tls::ClusterTls;
 use weir_node::worker::{CTL_SOCKET, Command, Shell, handover_socket};
 
+use crate::admission::{Admission, Gate, Refusal, admit};
 use crate::control::{Identity, Registration};
 use crate::directory::Directory;
 use crate::handover;
@@ -30,9 +31,6 @@ use crate::stats::{self, Refused};
 /// Bytes that the kernel may hold of a client that does not take them. What is more stays in the log, where it costs
 /// nothing and can be skipped; left to itself the kernel would take some megabytes of each.
 const UNSENT: u32 = 128 * 1024;
-
-/// Clients above the limit that are still told why they are refused.
-const TOLD: u64 = 256;
 
 /// How often a worker that leaves looks whether its clients have.
 const LEAVING_TICK: Duration = Duration::from_millis(20);
@@ -56,7 +54,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
         false => Some(ClusterTls::load(&config.cluster.tls).context("cluster.tls")?),
     };
     let quic = match &tls {
-        Some(tls) => Some(QuicClient::new(&config, tls).context("QUIC")?),
+        Some(tls) => Some(QuicClient::new(&config, tls, shell.link.overload()).context("QUIC")?),
         None => None,
     };
     let identity = Identity {
@@ -74,7 +72,8 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
         spawn_local(Registration { identity, origin, tls, hub, endpoint }.run());
     }
     let worker = format!("{}/edge.{}.{}", config.node_name(), shell.slot, shell.incarnation);
-    let cx = Context::new(hub.clone(), worker, shell.run_dir.join(CTL_SOCKET)).context("publishers")?;
+    let gate = Gate::new(shell.link.overload().clone(), shell.run_dir.clone());
+    let cx = Context::new(hub.clone(), gate, worker, shell.run_dir.join(CTL_SOCKET)).context("publishers")?;
     let clients = handover_socket(&shell.run_dir, shell.slot, shell.incarnation);
     handover::listen(cx.clone(), &clients)?;
     let mut listeners = Listeners::new(cx);
@@ -183,6 +182,14 @@ impl Serves {
             _ => None,
         }
     }
+
+    fn service(self) -> &'static str {
+        match self {
+            Self::Rtmp => "rtmp",
+            Self::Http(Service::Http) => "http",
+            Self::Http(Service::Api) => "api",
+        }
+    }
 }
 
 /// The slots whose sockets are accepted from: this worker's own, and those it was lent.
@@ -242,13 +249,12 @@ async fn accept(cx: Context, listener: TcpListener, serves: Serves) {
         add(&cx.hub.stats().accepts, 1);
         let open = cx.hub.stats().connections.get();
         let limit = u64::from(cx.hub.config().edge.connections);
-        if open >= limit {
-            cx.hub.stats().refuse(Refused::Connections);
-            if open >= limit + TOLD {
-                continue;
-            }
+        let api = matches!(serves, Serves::Http(Service::Api));
+        match admit(api, open, limit, &cx.gate.verdict()) {
+            Admission::Serve => start(&cx, socket, peer, serves, None),
+            Admission::Refuse(why) => start(&cx, socket, peer, serves, Some(why)),
+            Admission::Drop(why) => cx.gate.refused(cx.hub.stats(), why),
         }
-        start(&cx, socket, peer, serves, open >= limit);
     }
 }
 
@@ -259,26 +265,37 @@ fn tune(socket: &TcpStream) {
     SockRef::from(socket).set_tcp_notsent_lowat(UNSENT).ok();
 }
 
-fn start(cx: &Context, socket: TcpStream, peer: std::net::SocketAddr, serves: Serves, refused: bool) {
+fn start(cx: &Context, socket: TcpStream, peer: std::net::SocketAddr, serves: Serves, refused: Option<Refusal>) {
     tune(&socket);
-    let client = Client::new(socket, peer, cx.client_id());
-    spawn_local(attend(cx.clone(), client, serves, refused));
+    let cx = cx.clone();
+    spawn_local(async move {
+        let stats = cx.hub.stats();
+        if let Some(why) = refused {
+            if let Some(sibling) = cx.gate.pass_to(stats.connections.get())
+                && cx.gate.pass(sibling, &socket, peer.to_string(), serves.service()).await
+            {
+                return;
+            }
+            cx.gate.refused(stats, why);
+        }
+        let client = Client::new(socket, peer, cx.client_id());
+        attend(cx, client, serves, refused).await;
+    });
 }
 
-async fn attend(cx: Context, client: Client, serves: Serves, refused: bool) {
+async fn attend(cx: Context, client: Client, serves: Serves, refused: Option<Refusal>) {
     let stats = cx.hub.stats().clone();
     let _count = Counted::new(&stats, |s| &s.connections);
-    match (serves, refused) {
-        (Serves::Rtmp, refused) => rtmp::serve(cx, client, refused).await,
-        (Serves::Http(_), true) => http::refuse_busy(&client).await,
-        (Serves::Http(service), false) => http::serve(cx, client, service).await,
+    match serves {
+        Serves::Rtmp => rtmp::serve(cx, client, refused).await,
+        Serves::Http(service) => http::serve(cx, client, service, refused).await,
     }
 }
 
 /// Serves a client that another worker accepted and did not read. `None`: no listener of an edge is called so.
 pub(crate) fn serve_fresh(cx: Context, client: Client, service: &str) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
     let serves = Serves::of(service)?;
-    Some(Box::pin(attend(cx, client, serves, false)))
+    Some(Box::pin(attend(cx, client, serves, None)))
 }
 
 #[cfg(test)]

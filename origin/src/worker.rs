@@ -9,6 +9,7 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, interval, timeout};
 use tracing::info;
 use weir_node::link::Report;
+use weir_node::overload::State;
 use weir_node::quic;
 use weir_node::tls::ClusterTls;
 use weir_node::worker::{Command, Shell};
@@ -61,6 +62,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
             "relay.quic" => {
                 let settings = quic::server_config(needs_tls()?)?;
                 let udp = socket.into_udp_socket();
+                shell.link.overload().watch_udp(&name, &udp);
                 let endpoint = Endpoint::new(EndpointConfig::default(), Some(settings), udp, Arc::new(TokioRuntime))?;
                 endpoints.push(endpoint.clone());
                 spawn_local(relay::listen_quic(relay.clone(), endpoint));
@@ -95,6 +97,8 @@ async fn serve(mut shell: Shell, relay: &Relay) -> anyhow::Result<()> {
             command = shell.commands.recv() => command,
             _ = tick.tick() => {
                 shell.link.report(report(relay));
+                let overloaded = shell.link.overload().verdict().state == State::Refuse;
+                relay.hub().borrow_mut().set_overloaded(overloaded);
                 let unused = relay.hub().borrow().stream_count() == 0;
                 if drained_by.is_some_and(|by| unused || by <= Instant::now()) {
                     return Ok(());

@@ -47,7 +47,7 @@ pub enum Event {
         /// The link's number.
         link: u64,
         /// What.
-        kind: from_worker::Kind,
+        kind: Box<from_worker::Kind>,
     },
     /// The link is no more.
     Broken {
@@ -105,7 +105,7 @@ pub(crate) fn same_user<T>(request: &Request<T>) -> Result<Option<i32>, Status> 
 
 async fn pump(mut incoming: Streaming<FromWorker>, link: u64, events: mpsc::Sender<Event>) {
     while let Ok(Some(FromWorker { kind: Some(kind) })) = incoming.message().await {
-        if events.send(Event::Said { link, kind }).await.is_err() {
+        if events.send(Event::Said { link, kind: Box::new(kind) }).await.is_err() {
             return;
         }
     }

@@ -22,13 +22,18 @@ pub(crate) struct Departing {
 
 /// Says what a client is; true when it goes on in the other process. `socket` stays open until then.
 pub(crate) async fn depart(hub: &Hub, way: mpsc::OwnedPermit<Departing>, socket: impl AsFd, session: &Session) -> bool {
-    let state = session.encode_to_vec();
-    let moved = match socket.as_fd().try_clone_to_owned() {
-        Ok(socket) if state.len() <= STATE_MAX => sent(way, socket, state).await,
-        _ => false,
-    };
+    let moved = carry(way, socket, session).await;
     add(if moved { &hub.stats().moved } else { &hub.stats().stayed }, 1);
     moved
+}
+
+/// The same, for one that is not counted.
+pub(crate) async fn carry(way: mpsc::OwnedPermit<Departing>, socket: impl AsFd, session: &Session) -> bool {
+    let state = session.encode_to_vec();
+    match socket.as_fd().try_clone_to_owned() {
+        Ok(socket) if state.len() <= STATE_MAX => sent(way, socket, state).await,
+        _ => false,
+    }
 }
 
 async fn sent(way: mpsc::OwnedPermit<Departing>, socket: OwnedFd, state: Vec<u8>) -> bool {
@@ -41,10 +46,18 @@ async fn sent(way: mpsc::OwnedPermit<Departing>, socket: OwnedFd, state: Vec<u8>
 pub(crate) fn open_way(hub: &Rc<Hub>, path: PathBuf) {
     let (way, departing) = mpsc::channel(BATCH_MAX);
     hub.set_way(Some(way));
-    spawn_local(give(Rc::downgrade(hub), path, departing));
+    spawn_local(leave_by(Rc::downgrade(hub), path, departing));
 }
 
-async fn give(hub: Weak<Hub>, path: PathBuf, mut departing: mpsc::Receiver<Departing>) {
+async fn leave_by(hub: Weak<Hub>, path: PathBuf, departing: mpsc::Receiver<Departing>) {
+    give(path, departing).await;
+    if let Some(hub) = hub.upgrade() {
+        hub.set_way(None);
+    }
+}
+
+/// Gives clients to the worker that listens at `path`, until there are no more or it does not take them.
+pub(crate) async fn give(path: PathBuf, mut departing: mpsc::Receiver<Departing>) {
     let given = async {
         let passage = Passage::connect(&path).await?;
         let mut waiting = Vec::new();
@@ -63,9 +76,6 @@ async fn give(hub: Weak<Hub>, path: PathBuf, mut departing: mpsc::Receiver<Depar
     match given.await {
         Ok(()) => info!("no more clients to hand over"),
         Err(error) => warn!(%error, "clients stay until they leave by themselves"),
-    }
-    if let Some(hub) = hub.upgrade() {
-        hub.set_way(None);
     }
 }
 

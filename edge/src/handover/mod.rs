@@ -7,7 +7,7 @@ mod arrive;
 mod depart;
 
 pub(crate) use arrive::listen;
-pub(crate) use depart::{Departing, depart, open_way};
+pub(crate) use depart::{Departing, carry, depart, give, open_way};
 
 use weir_media::{FrameId, StreamName};
 use weir_proto::session;

@@ -1,12 +1,14 @@
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::Endpoint;
+use quinn::{Endpoint, EndpointConfig, TokioRuntime};
 use tokio::task::JoinSet;
 use tracing::warn;
 use weir_node::config::Config;
+use weir_node::overload::Watch;
 use weir_node::quic;
 use weir_node::tls::ClusterTls;
 
@@ -32,16 +34,18 @@ pub(crate) struct Client {
 
 impl Client {
     /// Sockets on ephemeral ports, with the cluster's certificates.
-    pub(crate) fn new(config: &Config, tls: &ClusterTls) -> anyhow::Result<Self> {
+    pub(crate) fn new(config: &Config, tls: &ClusterTls, watch: &Watch) -> anyhow::Result<Self> {
         let settings = quic::client_config(tls)?;
-        let bind = |address: SocketAddr| -> io::Result<Endpoint> {
-            let mut endpoint = Endpoint::client(address)?;
+        let bind = |name: &str, address: SocketAddr| -> io::Result<Endpoint> {
+            let socket = UdpSocket::bind(address)?;
+            watch.watch_udp(name, &socket);
+            let mut endpoint = Endpoint::new(EndpointConfig::default(), None, socket, Arc::new(TokioRuntime))?;
             endpoint.set_default_client_config(settings.clone());
             Ok(endpoint)
         };
-        let v4 = bind((Ipv4Addr::UNSPECIFIED, 0).into())?;
+        let v4 = bind("relay.v4", (Ipv4Addr::UNSPECIFIED, 0).into())?;
         // A host without IPv6 has only the first.
-        let v6 = bind((Ipv6Addr::UNSPECIFIED, 0).into()).ok();
+        let v6 = bind("relay.v6", (Ipv6Addr::UNSPECIFIED, 0).into()).ok();
         Ok(Self { v4, v6, hold: config.cluster.relay.hold, queue: config.cluster.relay.queue })
     }
 

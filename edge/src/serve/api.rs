@@ -6,6 +6,7 @@ use hyper::body::Incoming;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
+use weir_node::overload::State;
 
 use super::Context;
 use super::http::Service;
@@ -34,15 +35,20 @@ pub(super) async fn answer(cx: &Context, request: &Request<Incoming>, service: S
     known
 }
 
-/// Whether clients can be served: not draining, and every origin is reached.
+/// Whether clients can be served: not draining, every origin is reached, and not overloaded.
 fn readiness(cx: &Context) -> Response<Full<Bytes>> {
+    let no = |why| text(StatusCode::SERVICE_UNAVAILABLE, why);
     if cx.hub.draining() {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
+        return no("draining\n");
     }
-    if cx.hub.links().iter().all(|link| link.is_up()) {
-        text(StatusCode::OK, "ready\n")
-    } else {
-        text(StatusCode::SERVICE_UNAVAILABLE, "an origin is not reached\n")
+    if !cx.hub.links().iter().all(|link| link.is_up()) {
+        return no("an origin is not reached\n");
+    }
+    let verdict = cx.gate.verdict();
+    match verdict.state {
+        State::Ok => text(StatusCode::OK, "ready\n"),
+        State::Warn => text(StatusCode::OK, format!("ready, near its limits: {verdict}\n")),
+        State::Refuse => text(StatusCode::SERVICE_UNAVAILABLE, format!("overloaded: {verdict}\n")),
     }
 }
 
@@ -65,8 +71,8 @@ fn json_answer(value: &Value) -> Response<Full<Bytes>> {
     response
 }
 
-fn text(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(body.as_bytes())));
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response

@@ -84,7 +84,7 @@ async fn reply(cx: &Context, client: &Client, head: &Head, status: &str, text: &
 }
 
 /// Status line and fields, without the empty line.
-fn response_head(cx: &Context, head: &Head, status: &str, content_type: &str) -> String {
+pub(super) fn response_head(cx: &Context, head: &Head, status: &str, content_type: &str) -> String {
     let mut text = format!(
         "HTTP/1.1 {status}\r\nServer: weir/{}\r\nContent-Type: {content_type}\r\nCache-Control: no-store\r\nConnection: close\r\n",
         env!("CARGO_PKG_VERSION")

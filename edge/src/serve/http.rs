@@ -18,8 +18,10 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
 use weir_wire::http::{Error, Head, parse_head};
+use weir_wire::rtmp::{self, Limits};
 
 use super::{Client, Context, api, flv};
+use crate::admission::Refusal;
 
 /// The longest that a client may take to read an answer of the API.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -35,7 +37,7 @@ pub(crate) enum Service {
 
 /// Serves one client. Every answer ends the connection: live streams end it anyway, and a kept connection could not
 /// leave HTTP behind when a page asks for a stream on it.
-pub(crate) async fn serve(cx: Context, client: Client, service: Service) {
+pub(crate) async fn serve(cx: Context, client: Client, service: Service, refused: Option<Refusal>) {
     let within = cx.hub.config().edge.http.header_timeout;
     let read = async {
         let mut buffer = BytesMut::new();
@@ -63,16 +65,36 @@ pub(crate) async fn serve(cx: Context, client: Client, service: Service) {
         () = cx.hub.closing() => return,
     };
     debug!(client = %client.id, peer = %client.peer, method = head.method, path = head.path, "http request");
+    if let Some(why) = refused {
+        return turn_away(&cx, &client, &head, why).await;
+    }
     match head.path.strip_suffix(".flv") {
         Some(path) if service == Service::Http => flv::serve(&cx, &client, &head, path).await,
         _ => answer(&cx, client, &head, buffer, service).await,
     }
 }
 
-/// Tells a client that there are too many.
-pub(crate) async fn refuse_busy(client: &Client) {
-    let text = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-    client.write(text.as_bytes()).await.ok();
+/// Sends a client that has no place here to another host, or says when to come again. Its request was read: an answer to
+/// one that was not may be lost with the reset that follows (RFC 9112, 9.6).
+async fn turn_away(cx: &Context, client: &Client, head: &Head, why: Refusal) {
+    let config = cx.hub.config();
+    let named = rtmp::from_url(&head.host, &head.path, &head.query, &Limits::default());
+    let vhost = named.map(|named| named.vhost).unwrap_or_default();
+    let elsewhere = cx.gate.http(&config, &vhost, &head.path, &head.query);
+    let (status, field) = match (elsewhere, head.method.as_str()) {
+        // Others than these would come again as GET (RFC 9110, 15.4.3).
+        (Some(url), "GET" | "HEAD") => ("302 Found", format!("Location: {url}")),
+        (Some(url), _) => ("307 Temporary Redirect", format!("Location: {url}")),
+        (None, _) => ("503 Service Unavailable", format!("Retry-After: {}", config.overload.leave.as_secs().max(1))),
+    };
+    let mut answer = flv::response_head(cx, head, status, "text/plain; charset=utf-8");
+    let text = why.text();
+    answer.push_str(&format!("{field}\r\nContent-Length: {}\r\n\r\n", text.len() + 1));
+    if head.method != "HEAD" {
+        answer.push_str(text);
+        answer.push('\n');
+    }
+    client.write(answer.as_bytes()).await.ok();
 }
 
 async fn refuse<T>(client: &Client, error: Error) -> Option<T> {

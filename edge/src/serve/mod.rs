@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 
+use crate::admission::Gate;
 use crate::hub::Hub;
 use ingest::Ingest;
 
@@ -33,6 +34,7 @@ const DETACH_TRIES: usize = 100;
 #[derive(Clone)]
 pub(crate) struct Context {
     pub(crate) hub: Rc<Hub>,
+    pub(crate) gate: Gate,
     ingest: Rc<Ingest>,
     scratch: Rc<RefCell<Vec<u8>>>,
     scrape: Rc<metrics::Scrape>,
@@ -46,10 +48,11 @@ impl Context {
     ///
     /// # Errors
     /// The publishers' set cannot be made.
-    pub(crate) fn new(hub: Rc<Hub>, worker: String, ctl: PathBuf) -> io::Result<Self> {
+    pub(crate) fn new(hub: Rc<Hub>, gate: Gate, worker: String, ctl: PathBuf) -> io::Result<Self> {
         Ok(Self {
             ingest: Ingest::new(&hub)?,
             hub,
+            gate,
             scratch: Rc::new(RefCell::new(vec![0; READ])),
             scrape: Rc::new(metrics::Scrape::new(ctl)),
             worker: worker.into(),

@@ -69,6 +69,7 @@ enum Channel {
 #[derive(Debug)]
 pub(crate) struct Hub {
     rules: Rules,
+    overloaded: bool,
     streams: FxHashMap<StreamName, Stream>,
     peers: FxHashMap<PeerId, FxHashMap<u32, Channel>>,
     publications: usize,
@@ -82,6 +83,7 @@ impl Hub {
     pub(crate) fn new(rules: Rules) -> Self {
         Self {
             rules,
+            overloaded: false,
             streams: FxHashMap::default(),
             peers: FxHashMap::default(),
             publications: 0,
@@ -94,6 +96,11 @@ impl Hub {
     /// Takes over a changed configuration; groups that are held keep their bounds.
     pub(crate) fn configure(&mut self, rules: Rules) {
         self.rules = rules;
+    }
+
+    /// Whether streams that are new are refused. Those that are there go on, and come back after a lost link.
+    pub(crate) fn set_overloaded(&mut self, overloaded: bool) {
+        self.overloaded = overloaded;
     }
 
     /// The next thing to do.
@@ -235,8 +242,12 @@ impl Hub {
     ) -> Result<(FrameId, i64), (Refusal, &'static str)> {
         let (_, takeover) = self.rules.of(name);
         let limits = self.rules.gop;
-        if self.live_count() >= self.rules.streams && !self.streams.get(name).is_some_and(Stream::is_live) {
+        let live = self.streams.get(name).is_some_and(Stream::is_live);
+        if self.live_count() >= self.rules.streams && !live {
             return Err((Refusal::Full, "this origin holds as many streams as it may"));
+        }
+        if self.overloaded && !live && resume.is_none() {
+            return Err((Refusal::Full, "this origin is overloaded, try again later"));
         }
         let stream = self.streams.entry(name.clone()).or_insert_with(|| Stream::new(now, limits));
         if let Some(resume) = resume {

@@ -186,6 +186,23 @@ fn streams_are_limited_and_those_waited_for_keep_no_publisher_out() {
 }
 
 #[test]
+fn an_overloaded_origin_takes_no_new_streams_and_keeps_those_it_has() {
+    let mut b = Bench::new(Takeover::Refuse);
+    let (first, _) = b.publish(1, 1);
+    b.hub.set_overloaded(true);
+    let claim = |stream: &str, resume| Record::Claim { channel: 5, name: name(stream), key: 0, resume };
+    assert_eq!(refused(&b.say(1, claim("b", None))), Some((1, Refusal::Full)));
+    assert_eq!(b.hub.stream_count(), 1);
+    // A publisher that is lost may come back, and one of an origin that was started anew.
+    b.gone(1);
+    assert!(granted(&b.claim(2, 1, 0, None)).is_some());
+    assert!(granted(&b.say(2, claim("c", Some(first)))).is_some());
+    assert_eq!(refused(&b.subscribe(3, 1, None)), None);
+    b.hub.set_overloaded(false);
+    assert!(granted(&b.say(3, claim("b", None))).is_some());
+}
+
+#[test]
 fn an_epoch_is_above_the_last_and_at_least_the_wall_clock() {
     let mut b = Bench::new(Takeover::Replace);
     let (first, base) = b.publish(1, 1);

@@ -6,6 +6,7 @@ pub mod fdpass;
 pub mod handover;
 pub mod link;
 pub mod log;
+pub mod overload;
 pub mod quic;
 pub mod secret;
 pub mod sockets;

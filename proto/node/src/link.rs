@@ -27,6 +27,7 @@ pub use weir_proto::supervisor::Report;
 use crate::config::Config;
 use crate::fdpass;
 use crate::log;
+use crate::overload::Watch;
 use crate::sockets::NamedSocket;
 use crate::worker::{Command, Identity, Orders, handover_socket};
 
@@ -78,11 +79,14 @@ pub struct LinkHandle {
     shared: Rc<Shared>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     ready: Cell<bool>,
     report: RefCell<Report>,
+    /// For the report, and for the overload's judgement.
     lag: Cell<Duration>,
+    lag_to_judge: Cell<Duration>,
+    overload: Watch,
     /// When the last heartbeat was, and how long the thread had worked until then.
     worked: Cell<Option<(Instant, Duration)>>,
     outgoing: RefCell<Option<mpsc::Sender<FromWorker>>>,
@@ -90,7 +94,16 @@ struct Shared {
 
 impl LinkHandle {
     pub(crate) fn new() -> Self {
-        Self { shared: Rc::default() }
+        let shared = Shared {
+            ready: Cell::default(),
+            report: RefCell::default(),
+            lag: Cell::default(),
+            lag_to_judge: Cell::default(),
+            overload: Watch::new(),
+            worked: Cell::default(),
+            outgoing: RefCell::default(),
+        };
+        Self { shared: Rc::new(shared) }
     }
 
     /// Says that this worker accepts from its sockets. Said once; a new attach repeats it.
@@ -115,6 +128,11 @@ impl LinkHandle {
         self.send(from_worker::Kind::Ack(Ack { token, error }));
     }
 
+    /// Whether new work is taken.
+    pub fn overload(&self) -> &Watch {
+        &self.shared.overload
+    }
+
     fn send(&self, kind: from_worker::Kind) {
         if let Some(outgoing) = self.shared.outgoing.borrow().as_ref() {
             // A full or closed queue is a link about to break: what must arrive is repeated after it.
@@ -133,6 +151,7 @@ impl LinkHandle {
             let share = busy.saturating_sub(before).as_secs_f64() / (now - then).as_secs_f64();
             report.snapshot.get_or_insert_default().gauge(&families::BUSY, &[], share.min(1.0));
         }
+        self.shared.overload.fill(&mut report);
         self.send(from_worker::Kind::Report(report));
     }
 
@@ -154,7 +173,20 @@ impl LinkHandle {
         loop {
             let due = Instant::now() + LAG_EVERY;
             sleep_until(due).await;
-            self.shared.lag.set(self.shared.lag.get().max(due.elapsed()));
+            let late = due.elapsed();
+            for lag in [&self.shared.lag, &self.shared.lag_to_judge] {
+                lag.set(lag.get().max(late));
+            }
+        }
+    }
+
+    /// Judges the process once a second, with and without a link; ends with the runtime.
+    pub(crate) async fn watch_overload(self) {
+        let mut ticks = interval(REPORT_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.shared.overload.sample(&self.shared.report.borrow(), self.shared.lag_to_judge.take());
         }
     }
 }
@@ -298,7 +330,10 @@ impl Link {
                 Some(to_worker::Kind::Release(release)) => {
                     self.orders.send(Command::Release { token: release.token, slot: release.slot }).await;
                 }
-                Some(to_worker::Kind::Welcome(_)) | None => return "it said what this version cannot read".to_owned(),
+                Some(to_worker::Kind::Pressure(pressure)) => self.handle.overload().told(&pressure),
+                Some(to_worker::Kind::Welcome(_)) => return "it welcomed twice".to_owned(),
+                // A newer supervisor knows more words; what it needs an answer to it says again, or in another way.
+                None => debug!("the supervisor said what this version does not know"),
             }
         }
     }
@@ -308,6 +343,7 @@ impl Link {
             Ok(config) => {
                 self.drain_timeout = config.edge.drain_timeout;
                 log::set_level(config.log.level);
+                self.handle.overload().configure(&config);
                 self.orders.send(Command::Apply { token, generation, config: Rc::new(config) }).await;
             }
             Err(error) => self.handle.ack(token, Err(error.to_string())),

@@ -237,7 +237,9 @@ async fn enter(
     let drain_timeout = config.edge.drain_timeout;
 
     spawn_local(signals(orders.clone(), drain_timeout)?);
+    handle.overload().begin(identity.role, identity.slot, &config);
     spawn_local(handle.clone().watch_lag());
+    spawn_local(handle.clone().watch_overload());
     let fds = inherited.fds;
     let link = Link { identity, socket, fds, handle: handle.clone(), orders, drain_timeout };
     spawn_local(link.run(session));

@@ -59,6 +59,18 @@ families! {
     SLOW_CLOSED: Counter, "weir_slow_closed_total", Slot, [], "Players that were closed because they lagged too far behind.";
     REFUSALS: Counter, "weir_refusals_total", Host, ["reason"], "Connections, publishers and players that were refused.";
 
+    OVERLOAD_STATE: Worst, "weir_overload_state", Worker, [], "Whether the worker takes new work, by its own criteria and the host's: 0 yes, 1 yes but near a limit, 2 no.";
+    OVERLOAD_REASON: Worst, "weir_overload_reason", Worker, ["criterion"], "1 while the criterion holds.";
+    OVERLOAD_REFUSED: Counter, "weir_overload_refused_total", Slot, [], "Clients refused, or sent to another host, for overload.";
+    OVERLOAD_PASSED: Counter, "weir_overload_passed_total", Slot, [], "Clients that an overloaded worker gave to a sibling before anything was read of them.";
+    HOST_CPU: Gauge, "weir_host_cpu_ratio", Host, [], "CPU use of all programs, of all cores, over the last second.";
+    HOST_MEMORY: Gauge, "weir_host_memory_available_bytes", Host, [], "Memory that can be had, of the host or of its control group, whichever is nearer to its limit.";
+    HOST_NIC: Gauge, "weir_host_nic_ratio", Host, [], "How full the fullest network interface is, in its fuller direction, over the last second.";
+    HOST_NIC_BYTES: Counter, "weir_host_nic_bytes_total", Host, ["direction"], "Bytes through the watched network interfaces.";
+    HOST_DISK: Gauge, "weir_host_disk_free_ratio", Host, [], "Free space of the watched file system.";
+    UDP_RECEIVE_DROPS: Counter, "weir_udp_receive_drops_total", Worker, ["socket"], "Datagrams that the kernel dropped because the socket's queue was full.";
+    UDP_SEND_DROPS: Counter, "weir_udp_send_drops_total", Host, [], "Datagrams of all programs of the host that found no room to be sent.";
+
     HANDOVER_SESSIONS: Counter, "weir_handover_sessions_total", Host, ["result"], "Clients of workers that were replaced: moved to the next worker, or failed to and stayed.";
 
     RELAY_PULLS: Gauge, "weir_relay_pulls", Slot, [], "Streams that an edge worker pulls from an origin now.";

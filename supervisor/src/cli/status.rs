@@ -1,9 +1,10 @@
 //! How a status is shown: as a table for people, as JSON for programs.
 
 use serde_json::json;
-use weir_proto::supervisor::{StatusReply, WorkerStatus};
+use weir_node::overload::{State, unit};
+use weir_proto::supervisor::{HostLoad, OverloadReason, OverloadReport, StatusReply, UdpSocket, WorkerStatus};
 
-use super::notes::notes;
+use super::notes::{notes, of_host};
 use super::units::{memory, millis, percent, uptime};
 
 /// The stable shape for programs; fields may be added to it.
@@ -17,6 +18,7 @@ pub(super) fn json(reply: &StatusReply) -> anyhow::Result<String> {
         "uptime_ms": reply.uptime_ms,
         "generation": reply.generation,
         "listeners": listeners,
+        "load": reply.load.as_ref().map(load_json),
         "workers": reply.workers.iter().map(worker_json).collect::<Vec<_>>(),
     });
     Ok(serde_json::to_string_pretty(&value)?)
@@ -47,6 +49,46 @@ fn worker_json(worker: &WorkerStatus) -> serde_json::Value {
         "gop_bytes": worker.gop_bytes,
         "restarts": worker.restarts,
         "lent_to": worker.lent_to,
+        "overload": worker.overload.as_ref().map(overload_json),
+    })
+}
+
+/// The state counts the host's reasons, too; the reasons are the worker's own.
+fn overload_json(overload: &OverloadReport) -> serde_json::Value {
+    let udp = |socket: &UdpSocket| json!({ "socket": socket.name, "receive_drops": socket.receive_drops });
+    json!({
+        "state": State::from(overload.state()).as_str(),
+        "reasons": overload.reasons.iter().map(reason_json).collect::<Vec<_>>(),
+        "cpu_percent": tenths(overload.cpu_percent),
+        "refused": overload.refused,
+        "redirected": overload.redirected,
+        "passed": overload.passed,
+        "udp": overload.udp.iter().map(udp).collect::<Vec<_>>(),
+    })
+}
+
+fn load_json(load: &HostLoad) -> serde_json::Value {
+    json!({
+        "state": State::from(load.state()).as_str(),
+        "reasons": load.reasons.iter().map(reason_json).collect::<Vec<_>>(),
+        "cpu_percent": load.cpu_percent.map(tenths),
+        "memory_percent": load.memory_percent.map(tenths),
+        "memory_available_bytes": load.memory_available_bytes,
+        "nic_percent": load.nic_percent.map(tenths),
+        "nic_received_bytes": load.nic_received_bytes,
+        "nic_sent_bytes": load.nic_sent_bytes,
+        "disk_percent": load.disk_percent.map(tenths),
+        "udp_send_drops": load.udp_send_drops,
+    })
+}
+
+fn reason_json(reason: &OverloadReason) -> serde_json::Value {
+    json!({
+        "criterion": reason.criterion,
+        "state": State::from(reason.state()).as_str(),
+        "value": tenths(reason.value),
+        "threshold": tenths(reason.threshold),
+        "unit": unit(&reason.criterion).trim_start(),
     })
 }
 
@@ -76,6 +118,9 @@ pub(super) fn table(reply: &StatusReply) -> String {
     let (version, pid, state) = (&reply.version, reply.pid, &reply.state);
     let uptime = uptime(reply.uptime_ms);
     let mut text = format!("weir {version}, process {pid}, {state}, up {uptime}\n");
+    if let Some(note) = reply.load.as_ref().and_then(of_host) {
+        text.push_str(&format!("this host is {note}\n"));
+    }
     for row in &rows {
         text.push('\n');
         text.push_str(line(row, &widths).trim_end());
@@ -176,6 +221,25 @@ origin     0  4712  ready        0s      0     0        0        0  0.0%     -  
 
 listening: rtmp 0.0.0.0:1935  http [::]:8080";
         assert_eq!(table(&reply()), wanted);
+    }
+
+    #[test]
+    fn an_overloaded_host_is_said_once() {
+        let reason = OverloadReason { criterion: "host_cpu".to_owned(), state: 2, value: 99.6, threshold: 95.0 };
+        let load = HostLoad { state: 2, reasons: vec![reason], nic_percent: Some(12.34), ..HostLoad::default() };
+        let overload = Some(OverloadReport { state: 2, refused: 4, ..OverloadReport::default() });
+        let mut reply = StatusReply { load: Some(load), ..reply() };
+        reply.workers[0].overload = overload;
+        let text = table(&reply);
+        assert_eq!(text.lines().nth(1), Some("this host is overloaded: host_cpu 100 %"), "{text}");
+        assert_eq!(text.matches("overloaded").count(), 1, "{text}");
+        let value: serde_json::Value = serde_json::from_str(&json(&reply).unwrap()).unwrap();
+        let reason =
+            json!({ "criterion": "host_cpu", "state": "refuse", "value": 99.6, "threshold": 95.0, "unit": "%" });
+        assert_eq!((&value["load"]["reasons"][0], &value["load"]["nic_percent"]), (&reason, &json!(12.3)));
+        let overload = &value["workers"][0]["overload"];
+        assert_eq!((&overload["state"], &overload["refused"]), (&json!("refuse"), &json!(4)));
+        assert_eq!(value["workers"][1]["overload"], json!(null));
     }
 
     #[test]

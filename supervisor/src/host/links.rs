@@ -19,7 +19,7 @@ impl Host {
             }
             Event::Said { link, kind } => {
                 if let Some(id) = self.links.get(&link).copied() {
-                    self.said(id, kind);
+                    self.said(id, *kind);
                 }
             }
             Event::Broken { link } => self.broken(link),

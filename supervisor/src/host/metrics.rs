@@ -33,6 +33,7 @@ impl Host {
         }
         let mut page = self.metrics.page(self.config.metrics.streams());
         page.set(&families::CONFIG_GENERATION, &[], self.generation as f64);
+        self.pressure.numbers(&mut page);
         for slot in self.plan.slots() {
             self.slot_numbers(&slot, &mut page);
         }

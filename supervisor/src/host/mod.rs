@@ -5,6 +5,7 @@ mod links;
 mod manager;
 mod metrics;
 mod operator;
+mod pressure;
 mod reload;
 mod state;
 mod status;
@@ -45,6 +46,7 @@ use crate::plan::{Action, Input, Limits, Note, Output, Plan, Time, WorkerId};
 use crate::slots::{RunDir, Slots};
 use crate::spawn::{Program, spawn};
 use manager::{notify, notify_ready, notify_reloading};
+use pressure::HostPressure;
 use reload::Reload;
 use upgrade::Checked;
 use worker::Worker;
@@ -133,6 +135,7 @@ struct Host {
     /// Who speaks on a link.
     links: BTreeMap<u64, WorkerId>,
     metrics: Metrics,
+    pressure: HostPressure,
     /// The listening sockets of the two services, by their names in the run directory.
     services: BTreeMap<String, OwnedFd>,
     /// How long images before this one ran.
@@ -180,6 +183,7 @@ impl Host {
         let (checked, heard_checked) = mpsc::channel(1);
         Ok(Self {
             json: serde_json::to_string(&config)?,
+            pressure: HostPressure::new(&config.overload),
             config,
             seed: random,
             name: format!("{random:016x}"),
@@ -398,6 +402,7 @@ impl Host {
         for worker in self.workers.values_mut() {
             worker.usage.sample(worker.process.pid());
         }
+        self.press();
         if sd_notify::watchdog_enabled().is_some() {
             notify(&[NotifyState::Watchdog]);
         }

@@ -24,6 +24,7 @@ impl Host {
             generation: self.generation,
             listeners: listeners.map(|l| Listener { name: l.name.clone(), address: l.address.clone() }).collect(),
             upgrade: self.upgrade.clone(),
+            load: Some(self.pressure.load()),
             workers: self.plan.slots().flat_map(|slot| self.rows(&slot)).collect(),
         }
     }
@@ -57,6 +58,7 @@ impl Host {
             slow_closed: report.slow_closed,
             refused: report.refused,
             gop_bytes: report.gop_bytes,
+            overload: report.overload.clone(),
             cpu_percent: worker.usage.cpu_percent,
             memory_bytes: worker.usage.memory,
             ..row

@@ -25,6 +25,14 @@ impl Worker {
         self.link.as_ref().is_some_and(|(_, outgoing)| outgoing.try_send(Ok(message)).is_ok())
     }
 
+    /// Says something that is said again soon: nothing is lost when the worker is too far behind to hear it.
+    pub(super) fn hint(&self, kind: to_worker::Kind) {
+        let Some((_, outgoing)) = &self.link else { return };
+        if outgoing.capacity() > outgoing.max_capacity() / 2 {
+            outgoing.try_send(Ok(ToWorker { kind: Some(kind) })).ok();
+        }
+    }
+
     /// Takes a new link; returns the number of the one it replaces.
     pub(super) fn take_link(&mut self, link: u64, outgoing: Outgoing) -> Option<u64> {
         self.link.replace((link, outgoing)).map(|(old, _)| old)

@@ -21,7 +21,12 @@ pub const SOON: Duration = Duration::from_secs(10);
 
 /// Starts the real server and waits until it serves: every worker ready, every origin reached by every edge.
 pub fn start(yaml: &str) -> Cluster {
-    let mut cluster = Cluster::launch(Path::new(WEIR), yaml, &[]);
+    start_with(yaml, &[])
+}
+
+/// The same, with an environment.
+pub fn start_with(yaml: &str, env: &[(&str, &str)]) -> Cluster {
+    let mut cluster = Cluster::launch(Path::new(WEIR), yaml, env);
     cluster.wait_ready();
     let edges = cluster.rows().iter().filter(|row| row.role == "edge").count();
     eventually("the edges reach the origin", SOON, || {

@@ -20,6 +20,8 @@ pub struct Notes {
     pub tags: Vec<(Instant, Tag)>,
     /// Codes of the server's answers, `NetStream.Play.Start` and so on, in their order, and their descriptions.
     pub statuses: Vec<(String, String)>,
+    /// Where the server sent it instead.
+    pub redirect: Option<String>,
     /// How it ended, when it has.
     pub end: Option<String>,
 }
@@ -173,8 +175,10 @@ fn note(notes: &mut Notes, event: Event) {
         Event::Media { kind, timestamp, body } => {
             notes.tags.push((Instant::now(), Tag { kind: kind as u8, timestamp, body: body.to_vec() }));
         }
-        Event::Status { code, description } | Event::Refused { code, description, .. } => {
+        Event::Status { code, description } => notes.statuses.push((code, description)),
+        Event::Refused { code, description, redirect } => {
             notes.statuses.push((code, description));
+            notes.redirect = redirect;
         }
     }
 }

@@ -23,6 +23,7 @@ use weir_wire::rtmp::{
 
 use super::feed::{Feed, Stop};
 use super::{Client, Context};
+use crate::admission::Refusal as NoRoom;
 use crate::fanout::{CloseReason, Format, Start};
 use crate::handover::Departing;
 use crate::hub::{Counted, Leaving, add};
@@ -58,8 +59,8 @@ enum Done {
     Moved,
 }
 
-/// Serves one client until it or the worker goes; one too many is told so when it connects.
-pub(crate) async fn serve(cx: Context, client: Client, refused: bool) {
+/// Serves one client until it or the worker goes; one that has no place here is told so when it connects.
+pub(crate) async fn serve(cx: Context, client: Client, refused: Option<NoRoom>) {
     let chunk_size = cx.hub.config().edge.rtmp.chunk_size;
     let machine = Server::new(Instant::now(), limits(&cx), random(), chunk_size);
     let machine = Rc::new(RefCell::new(machine));
@@ -107,7 +108,7 @@ struct Session {
     chunk_size: u32,
     /// The stream last published or played.
     named: String,
-    refused: bool,
+    refused: Option<NoRoom>,
 }
 
 enum Role {
@@ -293,8 +294,12 @@ impl Session {
         if self.cx.hub.draining() {
             stats.refuse(Refused::Draining);
             machine.reject_connect("the server is going away");
-        } else if self.refused {
-            machine.reject_connect("too many connections");
+        } else if let Some(why) = self.refused {
+            let ConnectRequest { vhost, app, query, .. } = request;
+            match self.cx.gate.rtmp(&self.cx.hub.config(), vhost, app, query) {
+                Some(url) => machine.redirect(&url, None),
+                None => machine.reject_connect(why.text()),
+            }
         } else if self.cx.hub.config().vhost(&request.vhost).is_none() {
             stats.refuse(Refused::NoVhost);
             machine.reject_connect(&format!("there is no vhost {:?} here", request.vhost));

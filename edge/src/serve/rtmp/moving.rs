@@ -29,7 +29,7 @@ pub(crate) fn arrive(cx: Context, client: Client, state: session::Rtmp) -> Optio
     let machine = Rc::new(RefCell::new(Server::restore(saved, Instant::now(), limits(&cx))?));
     let chunk_size = state.chunk_size;
     let mut session =
-        Session { client, machine, role: Role::None, chunk_size, named: String::new(), refused: false, cx };
+        Session { client, machine, role: Role::None, chunk_size, named: String::new(), refused: None, cx };
     Some(Box::pin(async move {
         let stats = session.cx.hub.stats().clone();
         let _count = Counted::new(&stats, |s| &s.connections);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::error::Fault;
 use super::tree::Node;
 use super::value::{Auto, Listen, Scalar};
-use super::{Config, EDGE_WORKERS_MAX, ORIGIN_WORKERS_MAX, Vhost};
+use super::{Config, EDGE_WORKERS_MAX, ORIGIN_WORKERS_MAX, Overload, Threshold, Vhost};
 
 /// Longest `node.run_dir`: the path of a unix socket holds 107 bytes, and the sockets' own names need some.
 const RUN_DIR_MAX: usize = 80;
@@ -31,6 +31,7 @@ pub(super) fn check(config: &Config, tree: &Node) -> Vec<Fault> {
     check.workers(config);
     check.edge(config);
     check.origin(config);
+    check.overload(&config.overload);
     check.cluster(config);
     check.ports(config);
     check.vhosts(config);
@@ -125,6 +126,65 @@ impl Check<'_> {
         self.range(&["origin", "gop", "frames"], origin.gop.frames, 1..=1_000_000);
         self.range(&["origin", "gop", "duration"], origin.gop.duration, seconds(1..=600));
         self.range(&["origin", "streams"], origin.streams, 1..=1_000_000);
+    }
+
+    fn overload(&mut self, overload: &Overload) {
+        let hold = Duration::ZERO..=Duration::from_secs(600);
+        self.range(&["overload", "enter"], overload.enter, hold.clone());
+        self.range(&["overload", "leave"], overload.leave, hold);
+        self.range(&["overload", "loss_log"], overload.loss_log, seconds(0..=3600));
+        for (key, peer) in [("rtmp", &overload.redirect.rtmp), ("http", &overload.redirect.http)] {
+            // The port may be left out.
+            let named = host_port(peer).is_some() || host_port(&format!("{peer}:1")).is_some();
+            if !peer.is_empty() && !named {
+                let message = format!("{peer:?} is not HOST or HOST:PORT; write one such as edge-2.example.com");
+                self.refuse(&["overload", "redirect", key], message);
+            }
+        }
+        let percent = 1..=100;
+        let Overload { worker_cpu, host_cpu, nic, udp_drops, memory, disk, loop_lag, connections, .. } = overload;
+        self.thresholds("worker_cpu", worker_cpu.warn, worker_cpu.refuse, percent.clone());
+        self.thresholds("host_cpu", host_cpu.warn, host_cpu.refuse, percent.clone());
+        self.thresholds("nic", nic.warn, nic.refuse, percent.clone());
+        self.thresholds("udp_drops", udp_drops.warn, udp_drops.refuse, 1..=1_000_000);
+        self.thresholds("memory", memory.warn, memory.refuse, percent.clone());
+        self.thresholds("disk", disk.warn, disk.refuse, percent.clone());
+        let lag = Duration::from_millis(1)..=Duration::from_secs(10);
+        self.thresholds("loop_lag", loop_lag.warn, loop_lag.refuse, lag);
+        self.thresholds("connections", connections.warn, connections.refuse, percent);
+        if let Auto::Is(limit) = nic.limit {
+            self.range(&["overload", "nic", "limit"], limit, 1..=10_000_000);
+        }
+        // The kernel allows no more (IFNAMSIZ), and the name becomes a part of a path.
+        let name = nic.interface.as_bytes();
+        if !(1..=15).contains(&name.len()) || name.iter().any(|b| *b == b'/' || !b.is_ascii_graphic()) || name == b".."
+        {
+            let message =
+                format!("{:?} is not the name of a network interface; write auto or one such as eth0", nic.interface);
+            self.refuse(&["overload", "nic", "interface"], message);
+        }
+        if !disk.path.starts_with('/') {
+            let message = format!("{:?} is not an absolute path; write one that begins with /", disk.path);
+            self.refuse(&["overload", "disk", "path"], message);
+        }
+    }
+
+    fn thresholds<T>(&mut self, key: &str, warn: Threshold<T>, refuse: Threshold<T>, range: RangeInclusive<T>)
+    where
+        T: Scalar + PartialOrd + Copy,
+    {
+        for (name, threshold) in [("warn", warn), ("refuse", refuse)] {
+            if let Threshold::At(value) = threshold {
+                self.range(&["overload", key, name], value, range.clone());
+            }
+        }
+        if let (Threshold::At(warn), Threshold::At(refuse)) = (warn, refuse)
+            && refuse < warn
+        {
+            let message =
+                format!("{} is less than warn, {}; write at least {}", refuse.show(), warn.show(), warn.show());
+            self.refuse(&["overload", key, "refuse"], message);
+        }
     }
 
     fn cluster(&mut self, config: &Config) {

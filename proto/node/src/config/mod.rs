@@ -9,6 +9,7 @@ mod cluster;
 mod env;
 mod error;
 mod load;
+mod overload;
 mod sections;
 mod suggest;
 #[cfg(test)]
@@ -30,6 +31,9 @@ pub use cluster::{Cluster, Control, Directory, Relay, Tls};
 pub use env::{INTERNAL_PREFIX, LOG_VARIABLE};
 pub use error::ConfigErrors;
 pub use load::{DEFAULT_YAML, load};
+pub use overload::{
+    Connections, Disk, HostCpu, LoopLag, Memory, Nic, Overload, Redirect, Threshold, UdpDrops, WorkerCpu,
+};
 pub use sections::{Api, Edge, Gop, Http, Log, LogFormat, LogLevel, Metrics, Node, Origin, Rtmp};
 pub use value::{Auto, LISTEN_MAX, Listen, Scalar};
 pub use vhost::{DEFAULT_VHOST, HttpFlv, Play, Publish, Takeover, Vhost};
@@ -54,6 +58,8 @@ pub struct Config {
     pub edge: Edge,
     /// Workers that own streams.
     pub origin: Origin,
+    /// When new clients are refused.
+    pub overload: Overload,
     /// Other hosts.
     pub cluster: Cluster,
     /// Virtual hosts by name.
@@ -68,6 +74,7 @@ impl Default for Config {
             metrics: Metrics::default(),
             edge: Edge::default(),
             origin: Origin::default(),
+            overload: Overload::default(),
             cluster: Cluster::default(),
             vhosts: BTreeMap::from([(DEFAULT_VHOST.to_owned(), Vhost::default())]),
         }

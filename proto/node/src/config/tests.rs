@@ -165,6 +165,21 @@ fn all_faults_come_together() {
     );
 }
 
+#[test]
+fn thresholds_can_be_off_and_peers_go_without_a_port() {
+    let config = ok(
+        "overload: { nic: { warn: 0, refuse: off, limit: 500 }, udp_drops: { refuse: 100 }, redirect: { rtmp: edge-2, http: '[fd00::2]:80' } }",
+    );
+    let overload = &config.overload;
+    assert_eq!(
+        (overload.nic.warn, overload.nic.refuse, overload.nic.limit),
+        (Threshold::Off, Threshold::Off, Auto::Is(500))
+    );
+    assert_eq!((overload.udp_drops.warn, overload.udp_drops.refuse), (Threshold::At(1), Threshold::At(100)));
+    let json = serde_json::to_string(&config).unwrap();
+    assert_eq!(serde_json::from_str::<Config>(&json).unwrap(), config);
+}
+
 /// Flow-style documents, a section a line: the text begins with the section, which gives the line.
 #[track_caller]
 fn refused_each(cases: &[(&str, &str)]) {
@@ -264,6 +279,33 @@ fn wrong_values_say_what_to_write() {
             "vhosts: {}",
             "vhosts: no vhost is listed, so nobody could publish or play; list one, or leave the section out",
         ),
+        (
+            "overload: { worker_cpu: { warn: much } }",
+            "overload.worker_cpu.warn: \"much\" is not understood; write off or a whole number",
+        ),
+        ("overload: { host_cpu: { refuse: 101 } }", "overload.host_cpu.refuse: 101 is out of range; write 1 to 100"),
+        (
+            "overload: { memory: { warn: 90, refuse: 85 } }",
+            "overload.memory.refuse: 85 is less than warn, 90; write at least 90",
+        ),
+        (
+            "overload: { loop_lag: { warn: 11s, refuse: off } }",
+            "overload.loop_lag.warn: 11s is out of range; write 1ms to 10s",
+        ),
+        ("overload: { nic: { limit: 0 } }", "overload.nic.limit: 0 is out of range; write 1 to 10000000"),
+        (
+            "overload: { nic: { interface: ../eth0 } }",
+            "overload.nic.interface: \"../eth0\" is not the name of a network interface; write auto or one such as eth0",
+        ),
+        (
+            "overload: { disk: { path: data } }",
+            "overload.disk.path: \"data\" is not an absolute path; write one that begins with /",
+        ),
+        (
+            "overload: { redirect: { rtmp: 'rtmp://b/live' } }",
+            "overload.redirect.rtmp: \"rtmp://b/live\" is not HOST or HOST:PORT; write one such as edge-2.example.com",
+        ),
+        ("overload: { leave: 11m }", "overload.leave: 11m is out of range; write 0s to 10m"),
         ("node: { run_dir: run }", "node.run_dir: \"run\" is not an absolute path; write one that begins with /"),
         ("- 1", "a list cannot stand here; this is a section, write its keys below it"),
     ]);

@@ -39,6 +39,7 @@ fn worker(role: &str, slot: u32) -> WorkerStatus {
 fn status(workers: Vec<WorkerStatus>) -> StatusReply {
     StatusReply {
         upgrade: String::new(),
+        load: None,
         version: "1.2.3".to_owned(),
         pid: 99,
         host: "00112233445566ff".to_owned(),

@@ -240,10 +240,19 @@ impl Hub {
         self.leave.notify_waiters();
     }
 
-    /// Opens a way for clients to leave by; `None` closes it.
-    pub(crate) fn set_way(&self, way: Option<mpsc::Sender<Departing>>) {
-        self.way.replace(way);
+    /// Opens a way for clients to leave by, in place of one that there was.
+    pub(crate) fn set_way(&self, way: mpsc::Sender<Departing>) {
+        self.way.replace(Some(way));
         self.leave.notify_waiters();
+    }
+
+    /// Closes it, if no other was opened since.
+    pub(crate) fn close_way(&self, way: &mpsc::WeakSender<Departing>) {
+        let is_open = |open: &mpsc::Sender<Departing>| way.upgrade().is_some_and(|way| way.same_channel(open));
+        if self.way.borrow().as_ref().is_some_and(is_open) {
+            self.way.take();
+            self.leave.notify_waiters();
+        }
     }
 
     pub(crate) fn draining(&self) -> bool {

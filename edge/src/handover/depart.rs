@@ -45,14 +45,20 @@ async fn sent(way: mpsc::OwnedPermit<Departing>, socket: OwnedFd, state: Vec<u8>
 /// Lets the clients of this worker leave for the one that listens at `path`, until it does not take them any more.
 pub(crate) fn open_way(hub: &Rc<Hub>, path: PathBuf) {
     let (way, departing) = mpsc::channel(BATCH_MAX);
-    hub.set_way(Some(way));
-    spawn_local(leave_by(Rc::downgrade(hub), path, departing));
+    let this = way.downgrade();
+    hub.set_way(way);
+    spawn_local(leave_by(Rc::downgrade(hub), this, path, departing));
 }
 
-async fn leave_by(hub: Weak<Hub>, path: PathBuf, departing: mpsc::Receiver<Departing>) {
+async fn leave_by(
+    hub: Weak<Hub>,
+    this: mpsc::WeakSender<Departing>,
+    path: PathBuf,
+    departing: mpsc::Receiver<Departing>,
+) {
     give(path, departing).await;
     if let Some(hub) = hub.upgrade() {
-        hub.set_way(None);
+        hub.close_way(&this);
     }
 }
 

@@ -32,8 +32,9 @@ pub(crate) struct Hub {
     publish_memory: Cell<usize>,
     stats: Rc<Stats>,
     draining: Cell<bool>,
-    /// Where clients leave for another process.
+    /// Where clients leave for another process, and how many such ways there were.
     way: RefCell<Option<mpsc::Sender<Departing>>>,
+    ways: Cell<u64>,
     /// `draining` or `way` has changed.
     leave: Notify,
 }
@@ -65,6 +66,7 @@ impl Hub {
             stats: Rc::default(),
             draining: Cell::new(false),
             way: RefCell::default(),
+            ways: Cell::new(0),
             leave: Notify::new(),
         })
     }
@@ -243,7 +245,18 @@ impl Hub {
     /// Opens a way for clients to leave by, in place of one that there was.
     pub(crate) fn set_way(&self, way: mpsc::Sender<Departing>) {
         self.way.replace(Some(way));
+        self.ways.set(self.ways.get() + 1);
         self.leave.notify_waiters();
+    }
+
+    /// Whether there is a way for clients to leave by.
+    pub(crate) fn has_way(&self) -> bool {
+        self.way.borrow().is_some()
+    }
+
+    /// The number of the newest way.
+    pub(crate) fn ways(&self) -> u64 {
+        self.ways.get()
     }
 
     /// Closes it, if no other was opened since.
@@ -270,14 +283,15 @@ impl Hub {
         }
     }
 
-    /// Returns when the client's task must act; one that cannot go on elsewhere at this moment only closes.
-    pub(crate) async fn leaving(&self, movable: bool) -> Leaving {
+    /// Returns when the client's task must act; one that cannot go on elsewhere at this moment, or was not taken by the way
+    /// of that number, only closes.
+    pub(crate) async fn leaving(&self, movable: bool, refused_by: u64) -> Leaving {
         loop {
             let changed = self.leave.notified();
             if self.draining.get() {
                 return Leaving::Close;
             }
-            let way = if movable { self.way.borrow().clone() } else { None };
+            let way = if movable && refused_by != self.ways.get() { self.way.borrow().clone() } else { None };
             let permit = async {
                 match way {
                     // Boxed: every waiting client would be larger by it.

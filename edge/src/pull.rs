@@ -61,12 +61,15 @@ impl Pull {
         }
     }
 
-    /// A player came from another process, where it was told that there is a publisher.
-    pub(crate) fn presume_live(&mut self, now: Instant) {
+    /// A player came from another process, where it was told that there is a publisher. True: that counts until the
+    /// origin has said something.
+    pub(crate) fn presume_live(&mut self, now: Instant) -> bool {
         if self.live.is_none() {
             self.live = Some(true);
             self.recovers_until = Some(now + self.recovery);
+            return true;
         }
+        false
     }
 
     pub(crate) fn player_joined(&mut self) {
@@ -180,7 +183,7 @@ mod tests {
     fn a_player_from_another_process_is_not_told_twice() {
         let now = Instant::now();
         let mut pull = Pull::new(now, LINGER, RECOVERY, true);
-        pull.presume_live(now);
+        assert!(pull.presume_live(now));
         pull.player_joined();
         assert_eq!(drain(&mut pull).0, [Action::Subscribe]);
         let mut other = Pull::new(now, LINGER, RECOVERY, true);
@@ -194,6 +197,7 @@ mod tests {
         assert_eq!(drain(&mut other).0, []);
         other.handle_timeout(now + RECOVERY);
         assert_eq!(drain(&mut other).0, [Action::Idle]);
+        assert!(!other.presume_live(now), "it is known that it has none");
     }
 
     #[test]

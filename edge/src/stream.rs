@@ -161,13 +161,9 @@ impl Stream {
     ) -> Member {
         if told_live {
             let inner = &mut *self.inner.borrow_mut();
-            inner.pull.presume_live(Instant::now());
-            inner.live |= inner.last.is_none();
+            inner.live |= inner.pull.presume_live(Instant::now());
         }
         self.enter(format, |fan, handle, cached| {
-            if told_live {
-                handle.set_live(true);
-            }
             if moving.last.is_none() {
                 self.await_media(&handle, format);
             }

@@ -89,6 +89,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
 async fn serve(mut shell: Shell, hub: &Rc<Hub>, mut listeners: Listeners) -> anyhow::Result<()> {
     let mut tick = interval(Duration::from_secs(1));
     let mut drained_by: Option<Instant> = None;
+    let mut handing_to = None;
     loop {
         let command = tokio::select! {
             command = shell.commands.recv() => command,
@@ -115,7 +116,11 @@ async fn serve(mut shell: Shell, hub: &Rc<Hub>, mut listeners: Listeners) -> any
             Some(Command::HandOver { path, deadline }) => {
                 info!(clients = hub.stats().connections.get(), "handing over");
                 listeners.close_all();
-                handover::open_way(hub, path);
+                // Said again after each new attach.
+                if !hub.has_way() || handing_to.as_ref() != Some(&path) {
+                    handover::open_way(hub, path.clone(), deadline);
+                    handing_to = Some(path);
+                }
                 drained_by = Some(deadline);
                 tick = interval(LEAVING_TICK);
             }

@@ -7,11 +7,16 @@ use std::rc::{Rc, Weak};
 use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
-use tracing::{info, warn};
-use weir_node::handover::{BATCH_BYTES, BATCH_MAX, Item, Passage, STATE_MAX};
+use tokio::time::{Duration, Instant, sleep};
+use tracing::warn;
+use weir_node::handover::{BATCH_BYTES, BATCH_MAX, Error, Item, Passage, STATE_MAX};
 use weir_proto::session::Session;
 
 use crate::hub::{Hub, add};
+
+/// How often a worker that does not take clients is asked, and the pause before it is asked again.
+const TRIES: usize = 3;
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// A frozen client.
 #[derive(Debug)]
@@ -42,47 +47,62 @@ async fn sent(way: mpsc::OwnedPermit<Departing>, socket: OwnedFd, state: Vec<u8>
     answer.await.unwrap_or(false)
 }
 
-/// Lets the clients of this worker leave for the one that listens at `path`, until it does not take them any more.
-pub(crate) fn open_way(hub: &Rc<Hub>, path: PathBuf) {
-    let (way, departing) = mpsc::channel(BATCH_MAX);
-    let this = way.downgrade();
-    hub.set_way(way);
-    spawn_local(leave_by(Rc::downgrade(hub), this, path, departing));
+/// Lets the clients of this worker leave for the one that listens at `path`, until `deadline`. Nobody is frozen before that
+/// one has answered.
+pub(crate) fn open_way(hub: &Rc<Hub>, path: PathBuf, deadline: Instant) {
+    spawn_local(leave_by(Rc::downgrade(hub), path, deadline));
 }
 
-async fn leave_by(
-    hub: Weak<Hub>,
-    this: mpsc::WeakSender<Departing>,
-    path: PathBuf,
-    departing: mpsc::Receiver<Departing>,
-) {
-    give(path, departing).await;
-    if let Some(hub) = hub.upgrade() {
-        hub.close_way(&this);
+async fn leave_by(hub: Weak<Hub>, path: PathBuf, deadline: Instant) {
+    for _ in 0..TRIES {
+        match Passage::connect(&path).await {
+            Ok(passage) => {
+                let (way, departing) = mpsc::channel(BATCH_MAX);
+                let this = way.downgrade();
+                let Some(hub) = hub.upgrade() else { return };
+                hub.set_way(way);
+                let weak = Rc::downgrade(&hub);
+                drop(hub);
+                let given = give_all(&passage, departing).await;
+                if let Some(hub) = weak.upgrade() {
+                    hub.close_way(&this);
+                }
+                match given {
+                    Ok(()) => return,
+                    Err(error) => warn!(%error, "handing over broke off"),
+                }
+            }
+            Err(error) => warn!(%error, "the other worker does not take clients"),
+        }
+        if Instant::now() >= deadline {
+            break;
+        }
+        sleep(AGAIN).await;
     }
+    warn!("clients stay until they leave by themselves");
 }
 
 /// Gives clients to the worker that listens at `path`, until there are no more or it does not take them.
-pub(crate) async fn give(path: PathBuf, mut departing: mpsc::Receiver<Departing>) {
-    let given = async {
-        let passage = Passage::connect(&path).await?;
-        let mut waiting = Vec::new();
-        while departing.recv_many(&mut waiting, BATCH_MAX).await > 0 {
-            while !waiting.is_empty() {
-                let batch = first_batch(&mut waiting);
-                let (items, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|d| (d.item, d.taken)).unzip();
-                let taken = passage.give(&items).await?;
-                for (answer, taken) in answers.into_iter().zip(taken) {
-                    answer.send(taken).ok();
-                }
+pub(crate) async fn give(path: PathBuf, departing: mpsc::Receiver<Departing>) {
+    let given = async { give_all(&Passage::connect(&path).await?, departing).await };
+    if let Err(error) = given.await {
+        warn!(%error, "a sibling does not take clients");
+    }
+}
+
+async fn give_all(passage: &Passage, mut departing: mpsc::Receiver<Departing>) -> Result<(), Error> {
+    let mut waiting = Vec::new();
+    while departing.recv_many(&mut waiting, BATCH_MAX).await > 0 {
+        while !waiting.is_empty() {
+            let batch = first_batch(&mut waiting);
+            let (items, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|d| (d.item, d.taken)).unzip();
+            let taken = passage.give(&items).await?;
+            for (answer, taken) in answers.into_iter().zip(taken) {
+                answer.send(taken).ok();
             }
         }
-        Ok::<_, weir_node::handover::Error>(())
-    };
-    match given.await {
-        Ok(()) => info!("no more clients to hand over"),
-        Err(error) => warn!(%error, "clients stay until they leave by themselves"),
     }
+    Ok(())
 }
 
 /// As many as one batch may hold, at least one.

@@ -134,7 +134,7 @@ async fn play(cx: &Context, client: &Client, head: &Head, path: &str) -> Result<
     let Ok(socket) = client.socket() else { return Ok(()) };
     let member = stream.join(Format::Flv, socket.clone(), start);
     let wait_until = Instant::now() + rules.http_flv.wait;
-    Player { cx, client, member, found: false, wait_until, count: None }.run().await
+    Player { cx, client, member, found: false, wait_until, refused_by: 0, count: None }.run().await
 }
 
 /// Goes on with a player of another process. `None`: with this one nobody can.
@@ -147,7 +147,7 @@ pub(crate) fn arrive(cx: Context, client: Client, state: session::Flv) -> Option
         let count = player.last.is_some().then(|| Counted::player(cx.hub.stats(), Protocol::HttpFlv));
         let member = stream.arrive(Format::Flv, socket.clone(), moving(player), live);
         let wait_until = Instant::now() + Duration::from_millis(state.wait_ms);
-        let player = Player { cx: &cx, client: &client, member, found: state.found, wait_until, count };
+        let player = Player { cx: &cx, client: &client, member, found: state.found, wait_until, refused_by: 0, count };
         if let Err(Refusal::NoStream(why, text)) = player.run().await {
             cx.hub.stats().refuse(why);
             let head = "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n";
@@ -165,6 +165,8 @@ struct Player<'a> {
     found: bool,
     /// How long it may have none.
     wait_until: Instant,
+    /// The way to another process that did not take it; none has the number 0.
+    refused_by: u64,
     /// From the first media on.
     count: Option<Counted>,
 }
@@ -202,7 +204,7 @@ impl Player<'_> {
                 () = handle.changed() => continue,
                 () = missing => return Err(Refusal::NoStream(Refused::NotPublished, "this stream is not published\n")),
                 () = super::http::gone(self.cx, self.client) => break "closed by the client",
-                leaving = self.cx.hub.leaving(true) => leaving,
+                leaving = self.cx.hub.leaving(true, self.refused_by) => leaving,
             };
             match leaving {
                 Leaving::Move(way) => match Box::pin(self.depart(way)).await {
@@ -246,6 +248,7 @@ impl Player<'_> {
         if depart(&self.cx.hub, way, &*socket, &session).await {
             return true;
         }
+        self.refused_by = self.cx.hub.ways();
         self.member = stream.arrive(Format::Flv, socket, moving, live);
         false
     }

@@ -132,11 +132,13 @@ impl Passage {
     pub async fn take(&self) -> Result<Option<Vec<Item>>, Error> {
         let mut fds = Vec::new();
         let mut header = [0; HEADER];
-        self.stream.readable().await?;
-        match timeout(WITHIN, self.fill(&mut header, &mut fds)).await.map_err(|_| Error::Late)? {
-            Err(Error::Io(e)) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
-            filled => filled?,
+        // The giver may have nobody to give for a long time; what it has begun it must go on with.
+        let begun = self.read(&mut header, &mut fds).await?;
+        if begun == 0 {
+            return Ok(None);
         }
+        let rest = header.get_mut(begun..).unwrap_or_default();
+        timeout(WITHIN, self.fill(rest, &mut fds)).await.map_err(|_| Error::Late)??;
         let [m0, m1, m2, m3, v0, v1, c0, c1, length @ ..] = header;
         let (version, count) = (u16::from_le_bytes([v0, v1]), usize::from(u16::from_le_bytes([c0, c1])));
         if [m0, m1, m2, m3] != MAGIC {
@@ -196,28 +198,33 @@ impl Passage {
     async fn fill(&self, bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<(), Error> {
         let mut filled = 0;
         while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            let mut failed = None;
-            let read =
-                self.stream.async_io(Interest::READABLE, || match fdpass::receive_with(self.stream.as_fd(), rest) {
-                    Ok(read) => Ok(read),
-                    Err(fdpass::Error::Io(error)) => Err(error),
-                    Err(error) => {
-                        failed = Some(error);
-                        Err(io::ErrorKind::InvalidData.into())
-                    }
-                });
-            let (read, came) = match (read.await, failed) {
-                (Ok(read), _) => read,
-                (Err(_), Some(error)) => return Err(error.into()),
-                (Err(error), None) => return Err(error.into()),
-            };
-            if read == 0 {
-                return Err(Error::Io(io::ErrorKind::UnexpectedEof.into()));
+            match self.read(rest, fds).await? {
+                0 => return Err(Error::Io(io::ErrorKind::UnexpectedEof.into())),
+                read => filled += read,
             }
-            fds.extend(came);
-            filled += read;
         }
         Ok(())
+    }
+
+    /// Reads once, waiting for as long as nothing comes; 0 at the end.
+    async fn read(&self, bytes: &mut [u8], fds: &mut Vec<OwnedFd>) -> Result<usize, Error> {
+        let mut failed = None;
+        let read =
+            self.stream.async_io(Interest::READABLE, || match fdpass::receive_with(self.stream.as_fd(), bytes) {
+                Ok(read) => Ok(read),
+                Err(fdpass::Error::Io(error)) => Err(error),
+                Err(error) => {
+                    failed = Some(error);
+                    Err(io::ErrorKind::InvalidData.into())
+                }
+            });
+        let (read, came) = match (read.await, failed) {
+            (Ok(read), _) => read,
+            (Err(_), Some(error)) => return Err(error.into()),
+            (Err(error), None) => return Err(error.into()),
+        };
+        fds.extend(came);
+        Ok(read)
     }
 }
 
@@ -273,6 +280,22 @@ mod tests {
             }
             drop(giver);
             assert!(taker.take().await.unwrap().is_none());
+        });
+    }
+
+    #[test]
+    fn a_giver_may_have_nobody_to_give_for_a_long_time() {
+        on_runtime(async {
+            let (giver, taker) = passage();
+            for _ in 0..2 {
+                let items = [item(vec![1])];
+                let taken = async {
+                    assert_eq!(taker.take().await.unwrap().unwrap().len(), 1);
+                    taker.answer(&[true]).await.unwrap();
+                };
+                assert_eq!(tokio::join!(giver.give(&items), taken).0.unwrap(), [true]);
+                tokio::time::sleep(WITHIN + Duration::from_millis(500)).await;
+            }
         });
     }
 

@@ -146,10 +146,13 @@ fn run(file: &File) -> ExitCode {
     let source = file.clone();
     let again: host::Load = Box::new(move || source.load());
     let program = Program::own_image();
-    let done = log::init(&config.log, "weir", None).map_err(anyhow::Error::from).and_then(|()| match state {
-        Some(state) => host::resume(state, program, again),
-        None => host::run(config, program, again),
-    });
+    let logs = log::init(&config.log, "weir", None).map_err(anyhow::Error::from);
+    let done = match (logs, state) {
+        (Ok(()), Some(state)) => host::resume(state, program, again),
+        (Ok(()), None) => host::run(config, program, again),
+        (Err(error), Some(state)) => Err(state.give_up(error)),
+        (Err(error), None) => Err(error),
+    };
     done.unwrap_or_else(|error| fail(format!("{error:#}")))
 }
 

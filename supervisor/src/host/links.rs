@@ -51,7 +51,9 @@ impl Host {
             origin_workers: self.config.origin.workers,
         };
         self.say(id, to_worker::Kind::Welcome(welcome));
+        self.welcomed(id);
         self.tell(Input::Attached(id));
+        self.renew_sockets();
         Ok(())
     }
 
@@ -71,6 +73,7 @@ impl Host {
                 if !error.is_empty() {
                     warn!("{id} could not do what it was told: {error}");
                 }
+                self.sockets_answered(id, token, error.is_empty());
                 self.reload_answered(token, &error);
                 self.tell(Input::Ack { token, done: error.is_empty() });
             }

@@ -29,12 +29,12 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal as Signals, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
-use tokio::time::{Interval, MissedTickBehavior, interval, sleep, sleep_until};
+use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{debug, error, info, warn};
 use weir_node::config::Config;
-use weir_node::worker::LINK_SOCKET;
+use weir_node::worker::{LINK_SOCKET, Role, handover_socket};
 use weir_proto::supervisor::admin_server::AdminServer;
 use weir_proto::supervisor::link_server::LinkServer;
 use weir_proto::supervisor::{Drain, HandOver, Release, to_worker};
@@ -127,6 +127,10 @@ struct Host {
     generation: u64,
     reload: Option<Reload>,
     tokens: u64,
+    /// The last number that a configuration was tried with.
+    tried: u64,
+    /// Counts the changes of the addresses that edges listen on.
+    addresses: u64,
     run_dir: RunDir,
     slots: Slots,
     plan: Plan,
@@ -144,6 +148,8 @@ struct Host {
     binary: PathBuf,
     /// The image before, as long as it may be gone back to.
     old: Option<OwnedFd>,
+    /// The configuration as the image before had written it, as long as that may be gone back to and it is in force.
+    written: Option<serde_json::Value>,
     /// Why this image was gone back to.
     failed: Option<String>,
     /// How the last upgrade went, for the operator.
@@ -153,8 +159,8 @@ struct Host {
     checked: mpsc::Sender<Checked>,
     /// Waits for [`Ears`].
     heard_checked: Option<mpsc::Receiver<Checked>>,
-    /// The image to become now.
-    becoming: Option<PathBuf>,
+    /// The image to become, and when.
+    becoming: Option<(Time, PathBuf)>,
     /// This image goes on with workers of another one.
     inherited: bool,
     exit: Option<usize>,
@@ -192,6 +198,8 @@ impl Host {
             generation: FIRST_GENERATION,
             reload: None,
             tokens: 0,
+            tried: FIRST_GENERATION,
+            addresses: 0,
             run_dir,
             slots,
             plan: Plan::new(limits, random),
@@ -204,6 +212,7 @@ impl Host {
             // A file that was replaced since is said to be deleted; its successor has the name.
             binary: std::fs::read_link("/proc/self/exe").map(without_deleted).unwrap_or_default(),
             old: None,
+            written: None,
             failed: None,
             upgrade: String::new(),
             checking: false,
@@ -264,13 +273,11 @@ impl Host {
         }
         loop {
             let wake = self.carry_out();
-            if let Some(binary) = self.becoming.take() {
-                sleep(LAST_WORDS).await;
-                self.become_image(&binary);
-            }
+            let becoming = self.become_image_if_due();
             if let Some(abandoned) = self.exit {
                 return abandoned;
             }
+            let wake = wake.into_iter().chain(becoming).min();
             let wake = wake.map(|at| tokio::time::Instant::from_std(self.started + at));
             tokio::select! {
                 Some(event) = ears.links.recv() => self.heard(event),
@@ -360,7 +367,7 @@ impl Host {
         match spawn(&self.program, id, self.slots.sockets(id.slot), self.run_dir.path()) {
             Ok(process) => {
                 debug!("{id} started as process {}", process.pid());
-                self.workers.insert(id, Worker::new(process));
+                self.workers.insert(id, Worker::new(process, self.addresses));
             }
             Err(error) => {
                 warn!("{id} cannot be started: {error}");
@@ -393,6 +400,10 @@ impl Host {
             self.workers.remove(&id);
             self.links.retain(|_, owner| *owner != id);
             self.metrics.ended(id);
+            if id.slot.role == Role::Edge {
+                // One that was killed could not.
+                std::fs::remove_file(handover_socket(self.run_dir.path(), id.slot.index, id.incarnation)).ok();
+            }
             info!("{id} ended: {exit}");
             self.tell(Input::Exited(id));
         }
@@ -411,6 +422,7 @@ impl Host {
             notify(&[NotifyState::ExtendTimeoutUsec(STOPPING_USEC)]);
         }
         self.go_on_reloading();
+        self.renew_sockets();
         self.tell(Input::Tick);
     }
 }

@@ -49,8 +49,9 @@ impl Host {
         if let Err(error) = weir_node::log::reopen() {
             warn!("{error}");
         }
-        for id in self.workers.keys() {
-            self.signal(*id, Signal::SIGUSR1);
+        // One that has no link yet catches no signals either, and opens the file anew in a moment.
+        for id in self.workers.iter().filter(|(_, worker)| worker.is_linked()).map(|(id, _)| *id) {
+            self.signal(id, Signal::SIGUSR1);
         }
     }
 }

@@ -75,6 +75,7 @@ impl Host {
         let busy = match (&self.reload, self.plan.is_stopping()) {
             (_, true) => Some("weir is stopping"),
             (Some(_), _) => Some("another configuration is just being taken over; try again"),
+            (None, _) if self.plan.replacing().is_some() => Some("workers are just being replaced; try again"),
             (None, _) if self.is_upgrading() => Some("an upgrade is just under way; try again"),
             (None, false) => None,
         };
@@ -94,7 +95,9 @@ impl Host {
             (Err(error), _) => return self.refuse_config(answer, error.to_string()),
             (_, Err(error)) => return self.refuse_config(answer, error.to_string()),
         };
-        let generation = self.generation + 1;
+        let generation = self.tried + 1;
+        // Never used again, even if it is taken back: some worker may have missed that.
+        self.tried = generation;
         let lines: Vec<_> = found.iter().map(ToString::to_string).collect();
         let mut reload = Reload {
             what: format!("generation {generation}: {}", lines.join(", ")),
@@ -158,7 +161,8 @@ impl Host {
             self.apply(id, token, generation, &json);
         }
         if !same {
-            self.hand_out_sockets();
+            self.addresses += 1;
+            self.renew_sockets();
         }
         let (edges, origins) = (self.config.edge_workers(), self.config.origin.workers);
         self.tell(Input::Desired { edges, origins });
@@ -176,18 +180,49 @@ impl Host {
         self.refuse_config(reload.answer, format!("{why}; every worker keeps generation {generation}"));
     }
 
-    /// Gives every edge its slot's sockets as they are now, and those that it accepts from for others.
-    fn hand_out_sockets(&mut self) {
-        let mut given = Vec::new();
-        for slot in self.plan.slots().filter(|slot| slot.id.role == Role::Edge) {
-            let accepts = |state| matches!(state, WorkerState::Starting | WorkerState::Ready | WorkerState::Silent);
-            let own = slot.workers.iter().filter(|worker| accepts(worker.state)).map(|worker| worker.id);
-            given.extend(own.chain(slot.lent_to.iter().copied()).map(|to| (slot.id, to)));
-        }
-        for (slot, to) in given {
+    /// Gives each edge that has the sockets of other addresses those that there are now, its own and those that it accepts
+    /// from for others; again and again until it took them.
+    pub(super) fn renew_sockets(&mut self) {
+        let accepts = |state| matches!(state, WorkerState::Starting | WorkerState::Ready | WorkerState::Silent);
+        let edges: Vec<_> = self.plan.slots().filter(|slot| slot.id.role == Role::Edge).collect();
+        let workers = edges.iter().flat_map(|slot| &slot.workers).filter(|worker| accepts(worker.state));
+        let stale = |id: &WorkerId| {
+            self.workers.get(id).is_some_and(|worker| worker.is_linked() && worker.addresses != self.addresses)
+        };
+        for id in workers.map(|worker| worker.id).filter(stale).collect::<Vec<_>>() {
+            for lent in edges.iter().filter(|slot| slot.lent_to.contains(&id)) {
+                let token = self.next_token();
+                self.give_sockets(lent.id, id, token);
+            }
             let token = self.next_token();
-            self.give_sockets(slot, to, token);
+            self.give_sockets(id.slot, id, token);
+            let addresses = self.addresses;
+            if let Some(worker) = self.workers.get_mut(&id) {
+                worker.given = Some((token, addresses));
+            }
         }
+    }
+
+    /// A worker took its sockets, or could not; then it is given them again.
+    pub(super) fn sockets_answered(&mut self, id: WorkerId, token: u64, taken: bool) {
+        if let Some(worker) = self.workers.get_mut(&id)
+            && let Some((given, addresses)) = worker.given
+            && given == token
+        {
+            worker.given = None;
+            if taken {
+                worker.addresses = addresses;
+            }
+        }
+    }
+
+    /// A worker attached: it has the configuration that is in force, whatever it was told before.
+    pub(super) fn welcomed(&mut self, id: WorkerId) {
+        if let Some(reload) = &mut self.reload {
+            reload.told.retain(|told| *told != id);
+            reload.waiting.retain(|_, waiting| *waiting != id);
+        }
+        self.go_on_reloading();
     }
 
     /// Lets a worker accept from the sockets of a slot, in place of any that it had of it.

@@ -33,8 +33,15 @@ const STATE_MAX: u64 = 64 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct State {
     version: u32,
-    config: Config,
+    /// As it was written by the image that read it: the one before may not know every key of this one.
+    config: serde_json::Value,
+    #[serde(skip)]
+    parsed: Config,
     generation: u64,
+    #[serde(default)]
+    tokens: u64,
+    #[serde(default)]
+    addresses: u64,
     name: String,
     /// The executable that was started first.
     binary: PathBuf,
@@ -68,6 +75,8 @@ struct SavedWorker {
     incarnation: u64,
     pid: u32,
     uptime_ms: u64,
+    #[serde(default)]
+    addresses: u64,
     fds: RawFd,
 }
 
@@ -87,14 +96,35 @@ pub fn inherited() -> anyhow::Result<Option<State>> {
     let mut text = String::new();
     file.rewind().context("the state")?;
     (&mut file).take(STATE_MAX).read_to_string(&mut text).context("the state")?;
-    let version: Versioned = serde_json::from_str(&text).context("the state")?;
-    ensure!(version.version == VERSION, "the state is of version {}, this image reads {VERSION}", version.version);
-    Ok(Some(serde_json::from_str(&text).context("the state")?))
+    let begun: Begun = serde_json::from_str(&text).context("the state")?;
+    let state = || {
+        ensure!(begun.version == VERSION, "the state is of version {}, this image reads {VERSION}", begun.version);
+        let mut state: State = serde_json::from_str(&text).context("the state")?;
+        state.parsed = serde_json::from_value(state.config.clone()).context("the state's configuration")?;
+        Ok(state)
+    };
+    match (state(), begun.old) {
+        (Ok(state), _) => Ok(Some(state)),
+        (Err(error), Some(old)) => {
+            let why = format!("{error:#}");
+            Err(error.context(format!("{:#}", go_back(old, &why))))
+        }
+        (Err(error), None) => Err(error),
+    }
 }
 
+/// What every image can read of any state.
 #[derive(Deserialize)]
-struct Versioned {
+struct Begun {
     version: u32,
+    old: Option<RawFd>,
+}
+
+/// Becomes the image before this one, which learns `why`. Returns only when that fails too.
+fn go_back(old: RawFd, why: &str) -> anyhow::Error {
+    let state = std::env::var_os(STATE_VARIABLE).unwrap_or_default();
+    let path = PathBuf::from(format!("/proc/self/fd/{old}"));
+    exec(&path, &[(STATE_VARIABLE, state), (FAILED_VARIABLE, why.into())])
 }
 
 /// `weir upgrade-check`: whether this image could go on with the state that it was given.
@@ -111,7 +141,7 @@ pub fn check() -> anyhow::Result<String> {
 impl State {
     /// The configuration that is in force.
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.parsed
     }
 
     /// Whether this image can go on with it: whatever is taken out of a state is lost to the image before.
@@ -132,19 +162,23 @@ impl State {
         Ok(())
     }
 
-    /// Becomes the image before this one, which learns `why`. Returns only when that fails too.
-    fn go_back(&self, why: &str) -> anyhow::Error {
-        let Some(old) = self.old else { return anyhow::anyhow!("there is no image to go back to") };
-        let state = std::env::var_os(STATE_VARIABLE).unwrap_or_default();
-        let path = PathBuf::from(format!("/proc/self/fd/{old}"));
-        exec(&path, &[(STATE_VARIABLE, state), (FAILED_VARIABLE, why.into())])
+    /// Becomes the image before, unless this one can go on.
+    pub(super) fn validate_or_go_back(&self) -> anyhow::Result<()> {
+        match self.validate() {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.give_up(error)),
+        }
     }
 
-    /// As [`go_back`](Self::go_back), unless this image can go on.
-    pub(super) fn validate_or_go_back(&self) -> anyhow::Result<()> {
-        let Err(error) = self.validate() else { return Ok(()) };
-        let why = format!("{error:#}");
-        Err(error.context(format!("{:#}", self.go_back(&why))))
+    /// This image cannot go on: becomes the one before. Returns only when that fails too, or there is none.
+    pub fn give_up(&self, why: anyhow::Error) -> anyhow::Error {
+        match self.old {
+            Some(old) => {
+                let text = format!("{why:#}");
+                why.context(format!("{:#}", go_back(old, &text)))
+            }
+            None => why,
+        }
     }
 
     /// The host goes on here.
@@ -156,11 +190,15 @@ impl State {
             slots.insert(SlotId { role, index: slot.index }, named(slot.sockets)?);
         }
         let slots = Slots::inherit(slots, named(self.own)?, self.listeners);
-        let mut host = Host::new(self.config, program, load, run_dir, slots)?;
+        let mut host = Host::new(self.parsed, program, load, run_dir, slots)?;
         let limits = Limits { drain: host.config.edge.drain_timeout, ..Limits::default() };
         host.plan = Plan::restore(&self.plan, limits, host.seed).context("the state's plan")?;
         host.name = self.name;
         host.generation = self.generation;
+        host.tried = self.generation;
+        host.tokens = self.tokens;
+        host.addresses = self.addresses;
+        host.written = Some(self.config);
         host.before = Duration::from_millis(self.uptime_ms);
         host.binary = self.binary;
         host.metrics.restore(self.metrics, host.before);
@@ -172,7 +210,7 @@ impl State {
             let id = WorkerId { slot: SlotId { role, index: worker.slot }, incarnation: worker.incarnation };
             let uptime = Duration::from_millis(worker.uptime_ms);
             let process = Process::inherit(worker.pid, uptime, own(worker.fds)?)?;
-            host.workers.insert(id, Worker::new(process));
+            host.workers.insert(id, Worker::new(process, worker.addresses));
         }
         host.old = self.old.map(own).transpose()?;
         // The state itself is done with.
@@ -201,8 +239,8 @@ fn named(sockets: Vec<(String, RawFd)>) -> anyhow::Result<Vec<NamedSocket>> {
 }
 
 impl Host {
-    /// What the next image needs, and the descriptors that must stay open for it.
-    pub(super) fn state(&self) -> anyhow::Result<(State, Vec<RawFd>)> {
+    /// What the next image needs, and the descriptors that must stay open for it. `back`: it is the one before.
+    pub(super) fn state(&self, back: bool) -> anyhow::Result<(State, Vec<RawFd>)> {
         let mut keep = Vec::new();
         let mut number = |fd: BorrowedFd<'_>| {
             keep.push(fd.as_raw_fd());
@@ -225,13 +263,20 @@ impl Host {
             incarnation: id.incarnation,
             pid: worker.process.pid(),
             uptime_ms: millis(worker.process.started.elapsed()),
+            addresses: worker.addresses,
             fds: number(worker.process.fds.as_fd()),
         });
         let workers = workers.collect();
         let state = State {
             version: VERSION,
-            config: self.config.clone(),
+            config: match (&self.written, back) {
+                (Some(written), true) => written.clone(),
+                _ => serde_json::to_value(&self.config)?,
+            },
+            parsed: Config::default(),
             generation: self.generation,
+            tokens: self.tokens,
+            addresses: self.addresses,
             name: self.name.clone(),
             binary: self.binary.clone(),
             uptime_ms: millis(self.uptime()),

@@ -9,7 +9,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use tokio::task::spawn_blocking;
@@ -18,8 +18,8 @@ use tracing::{error, info};
 use super::image::{ask, exec, set_close_on_exec};
 use super::reload::Answer;
 use super::state::write_state;
-use super::{Host, notify_ready, notify_reloading};
-use crate::plan::Input;
+use super::{Host, LAST_WORDS, notify_ready, notify_reloading};
+use crate::plan::{Input, Time};
 use crate::spawn::{FAILED_VARIABLE, STATE_VARIABLE};
 
 /// An image that was looked at.
@@ -46,7 +46,7 @@ impl Host {
             return self.upgrade_failed(answer, busy.to_owned());
         }
         let binary = binary.unwrap_or_else(|| self.binary.clone());
-        let state = match self.state().and_then(|(state, _)| write_state(&state)) {
+        let state = match self.state(false).and_then(|(state, _)| write_state(&state)) {
             Ok(state) => state,
             Err(error) => return self.upgrade_failed(answer, format!("{error:#}")),
         };
@@ -70,20 +70,38 @@ impl Host {
     pub(super) fn upgrade_checked(&mut self, checked: Checked) {
         self.checking = false;
         let Checked { binary, result, answer } = checked;
+        let result = match self.plan.is_stopping() {
+            true => Err("weir is stopping".to_owned()),
+            false => result,
+        };
         if let Err(why) = result {
             return self.upgrade_failed(answer, why);
         }
         let text = format!("{} was found good; becoming it", binary.display());
         info!("{text}");
-        // The answer needs the runtime to go out, so the loop becomes the image at its next turn.
+        // The answer needs the runtime to go out.
         if let Some(answer) = answer {
             answer.send(Ok(text)).ok();
         }
-        self.becoming = Some(binary);
+        self.becoming = Some((self.now() + LAST_WORDS, binary));
+    }
+
+    /// Becomes the image that was found good, when it is time. Returns when that is.
+    pub(super) fn become_image_if_due(&mut self) -> Option<Time> {
+        let (due, _) = self.becoming.as_ref()?;
+        if *due > self.now() {
+            return Some(*due);
+        }
+        let (_, binary) = self.becoming.take()?;
+        match self.plan.is_stopping() {
+            true => self.upgrade_failed(None, "weir is stopping".to_owned()),
+            false => self.become_image(&binary),
+        }
+        None
     }
 
     /// Becomes the image. Returns only when that fails.
-    pub(super) fn become_image(&mut self, binary: &Path) {
+    fn become_image(&mut self, binary: &Path) {
         let image = fs::canonicalize(binary).unwrap_or_else(|_| binary.to_owned());
         let error = match File::open("/proc/self/exe") {
             Ok(old) => self.exec_with(&image, Some(OwnedFd::from(old)), None),
@@ -97,15 +115,15 @@ impl Host {
         if let Some(old) = self.old.take() {
             error!("going back to the image before: {why}");
             let path = PathBuf::from(format!("/proc/self/fd/{}", old.as_raw_fd()));
-            let keep = [old.as_fd()].map(|fd| fd.as_raw_fd());
-            let error = self.exec_with(&path, None, Some((why, keep)));
+            // It is found by its number before it is closed.
+            let error = self.exec_with(&path, None, Some(why));
             return self.upgrade_failed(None, format!("{why}; going back failed: {error:#}"));
         }
         self.upgrade_failed(None, why.to_owned());
     }
 
     pub(super) fn replaced(&mut self) {
-        self.old = None;
+        (self.old, self.written) = (None, None);
         if self.upgrade == "running" {
             self.upgrade = "done".to_owned();
         }
@@ -133,14 +151,13 @@ impl Host {
         }
     }
 
-    fn exec_with(&self, image: &Path, old: Option<OwnedFd>, back: Option<(&str, [RawFd; 1])>) -> anyhow::Error {
-        let (mut state, mut keep) = match self.state() {
+    fn exec_with(&self, image: &Path, old: Option<OwnedFd>, back: Option<&str>) -> anyhow::Error {
+        let (mut state, mut keep) = match self.state(back.is_some()) {
             Ok(state) => state,
             Err(error) => return error,
         };
         state.old = old.as_ref().map(AsRawFd::as_raw_fd);
         keep.extend(state.old);
-        keep.extend(back.iter().flat_map(|(_, fds)| fds));
         let file = match write_state(&state) {
             Ok(file) => file,
             Err(error) => return error,
@@ -151,7 +168,7 @@ impl Host {
             return error;
         }
         let mut env = vec![(STATE_VARIABLE, OsString::from(number.to_string()))];
-        env.extend(back.map(|(why, _)| (FAILED_VARIABLE, OsString::from(why))));
+        env.extend(back.map(|why| (FAILED_VARIABLE, OsString::from(why))));
         let error = exec(image, &env);
         set_close_on_exec(&keep, true).ok();
         error

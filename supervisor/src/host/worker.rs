@@ -11,12 +11,15 @@ pub(super) struct Worker {
     pub(super) process: Process,
     pub(super) report: Report,
     pub(super) usage: Usage,
+    /// The number of the addresses whose sockets it has, and the token of those that it was given and did not take yet.
+    pub(super) addresses: u64,
+    pub(super) given: Option<(u64, u64)>,
     link: Option<(u64, Outgoing)>,
 }
 
 impl Worker {
-    pub(super) fn new(process: Process) -> Self {
-        Self { process, report: Report::default(), usage: Usage::default(), link: None }
+    pub(super) fn new(process: Process, addresses: u64) -> Self {
+        Self { process, report: Report::default(), usage: Usage::default(), addresses, given: None, link: None }
     }
 
     /// Queues a message. False when there is no link, or it is as good as broken.
@@ -31,6 +34,11 @@ impl Worker {
         if outgoing.capacity() > outgoing.max_capacity() / 2 {
             outgoing.try_send(Ok(ToWorker { kind: Some(kind) })).ok();
         }
+    }
+
+    /// Whether it has one.
+    pub(super) fn is_linked(&self) -> bool {
+        self.link.is_some()
     }
 
     /// Takes a new link; returns the number of the one it replaces.

@@ -16,6 +16,8 @@ use super::{Action, Note, Plan, SlotId, Time, WorkerId};
 pub(super) struct Replacing {
     rest: VecDeque<SlotId>,
     step: Step,
+    /// Workers up to this incarnation were there before.
+    before: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,17 +52,23 @@ impl Plan {
         rest.sort();
         match &mut self.replacing {
             // One that is under way goes on, and all that are done begin anew.
-            Some(replacing) => replacing.rest = rest.into(),
-            None => self.replacing = Some(Replacing { rest: rest.into(), step: Step::Next }),
+            Some(replacing) => {
+                replacing.rest = rest.into();
+                replacing.before = self.incarnations;
+            }
+            None => {
+                let (rest, before) = (rest.into(), self.incarnations);
+                self.replacing = Some(Replacing { rest, step: Step::Next, before });
+            }
         }
     }
 
     pub(super) fn go_on_replacing(&mut self) {
         while let Some(replacing) = &mut self.replacing {
-            let step = replacing.step;
+            let (step, before) = (replacing.step, replacing.before);
             let next = match step {
-                Step::Next => match replacing.rest.pop_front() {
-                    Some(slot) => self.replace(slot),
+                Step::Next => match replacing.rest.front().copied() {
+                    Some(slot) => self.replace(slot, before),
                     None => {
                         self.replacing = None;
                         self.note(Note::Replaced);
@@ -76,6 +84,9 @@ impl Plan {
             };
             let Some(next) = next else { return };
             if let Some(replacing) = &mut self.replacing {
+                if matches!(step, Step::Next) {
+                    replacing.rest.pop_front();
+                }
                 replacing.step = next;
             }
         }
@@ -95,19 +106,22 @@ impl Plan {
         }
     }
 
-    /// Begins with a slot. One without a worker that is ready gets a new one anyway.
-    fn replace(&mut self, id: SlotId) -> Option<Step> {
-        let Some(slot) = self.slots.get(&id) else { return Some(Step::Next) };
-        let Some(old) = slot.current().filter(|old| slot.wanted && old.is_ready()).map(|old| old.id) else {
-            return Some(Step::Next);
-        };
+    /// Begins with a slot. One without a worker, or with one that is new already, is passed over; one whose worker is not
+    /// ready is waited for, since that worker may still be an old one.
+    fn replace(&mut self, id: SlotId, before: u64) -> Option<Step> {
+        let Some(slot) = self.slots.get(&id).filter(|slot| slot.wanted) else { return Some(Step::Next) };
+        let Some(old) = slot.current().filter(|old| old.id.incarnation <= before) else { return Some(Step::Next) };
+        if !old.is_ready() {
+            return None;
+        }
+        let old = old.id;
         match id.role {
             Role::Edge => {
                 if let Some(successor) = slot.successor {
                     return Some(Step::Starting(successor));
                 }
                 if !slot.has_room() {
-                    return Some(Step::Next);
+                    return None;
                 }
                 let successor = self.spawn_into(id);
                 self.slots.get_mut(&id)?.successor = Some(successor);
@@ -130,6 +144,8 @@ impl Plan {
                 let until = self.now + self.limits.hand_over;
                 Some(old.map_or(Step::Next, |old| Step::HandingOver { old, until }))
             }
+            // Its slot was retired meanwhile.
+            _ if self.slots.get(&successor.slot).is_none_or(|slot| !slot.wanted) => Some(Step::Next),
             Some(State::Draining { .. } | State::Stopping { .. } | State::Killed { .. }) | None => {
                 self.give_up(successor.slot);
                 None
@@ -176,6 +192,9 @@ impl Plan {
         let (now, within) = (self.now, self.limits.drain);
         let Some(worker) = self.worker_mut(from).filter(|worker| worker.is_ready()) else { return };
         worker.state = State::Draining { deadline: now + within, to: Some(to) };
+        let clients = worker.connections;
+        // Until it reports them itself: the next heir is chosen by what this one will have.
+        self.with(to, |heir| heir.connections += clients);
         self.act(Action::HandOver { from, to, within });
         self.forget_loans_to(from);
     }

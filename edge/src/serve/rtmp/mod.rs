@@ -64,7 +64,8 @@ pub(crate) async fn serve(cx: Context, client: Client, refused: Option<NoRoom>) 
     let chunk_size = cx.hub.config().edge.rtmp.chunk_size;
     let machine = Server::new(Instant::now(), limits(&cx), random(), chunk_size);
     let machine = Rc::new(RefCell::new(machine));
-    attend(Session { client, machine, role: Role::None, chunk_size, named: String::new(), refused, cx }).await;
+    attend(Session { client, machine, role: Role::None, chunk_size, named: String::new(), refused, refused_by: 0, cx })
+        .await;
 }
 
 fn limits(cx: &Context) -> Limits {
@@ -109,6 +110,8 @@ struct Session {
     /// The stream last published or played.
     named: String,
     refused: Option<NoRoom>,
+    /// The way to another process that did not take it; none has the number 0.
+    refused_by: u64,
 }
 
 enum Role {
@@ -222,7 +225,7 @@ impl Session {
                 woken = client => woken?,
                 () = sleep => Woken::Deadline,
                 woken = changed => woken,
-                leaving = self.cx.hub.leaving(movable) => match leaving {
+                leaving = self.cx.hub.leaving(movable, self.refused_by) => match leaving {
                     Leaving::Close => Woken::Closing,
                     Leaving::Move(way) => Woken::Move(way),
                 },

@@ -28,8 +28,16 @@ pub(crate) fn arrive(cx: Context, client: Client, state: session::Rtmp) -> Optio
     let saved = Saved::decode(&*state.connection).ok()?;
     let machine = Rc::new(RefCell::new(Server::restore(saved, Instant::now(), limits(&cx))?));
     let chunk_size = state.chunk_size;
-    let mut session =
-        Session { client, machine, role: Role::None, chunk_size, named: String::new(), refused: None, cx };
+    let mut session = Session {
+        client,
+        machine,
+        role: Role::None,
+        chunk_size,
+        named: String::new(),
+        refused: None,
+        refused_by: 0,
+        cx,
+    };
     Some(Box::pin(async move {
         let stats = session.cx.hub.stats().clone();
         let _count = Counted::new(&stats, |s| &s.connections);
@@ -76,7 +84,8 @@ impl Session {
         let format = Format::Rtmp { chunk_size: self.chunk_size };
         let member = stream.arrive(format, self.client.socket()?.clone(), moving, told_live);
         self.role = self.player(member, told_live);
-        Ok(())
+        // What has become of the stream on the way.
+        self.changed()
     }
 
     /// Goes on in another process, or here when that does not take it.
@@ -98,13 +107,17 @@ impl Session {
     }
 
     async fn sent(
-        &self,
+        &mut self,
         way: OwnedPermit<Departing>,
         socket: impl std::os::fd::AsFd,
         state: session::Rtmp,
     ) -> Result<(), Done> {
         let session = State { peer: self.client.peer.to_string(), kind: Some(Kind::Rtmp(state)) };
-        if depart(&self.cx.hub, way, socket, &session).await { Err(Done::Moved) } else { Ok(()) }
+        if depart(&self.cx.hub, way, socket, &session).await {
+            return Err(Done::Moved);
+        }
+        self.refused_by = self.cx.hub.ways();
+        Ok(())
     }
 
     async fn player_departs(

@@ -230,3 +230,69 @@ impl Watch {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use weir_proto::supervisor::{EdgeLoad, OverloadReason};
+
+    use super::*;
+
+    fn edge(slot: u32, load: f64) -> EdgeLoad {
+        EdgeLoad { slot, incarnation: 5, state: OverloadState::OverloadOk.into(), load }
+    }
+
+    fn pressure(state: OverloadState) -> Pressure {
+        let reason = OverloadReason { criterion: "nic".to_owned(), state: state.into(), value: 97.0, threshold: 95.0 };
+        let reasons = if state == OverloadState::OverloadOk { Vec::new() } else { vec![reason] };
+        Pressure { state: state.into(), reasons, edges: vec![edge(0, 0.2), edge(1, 0.0), edge(2, 0.1)] }
+    }
+
+    #[test]
+    fn what_the_supervisor_says_counts_until_it_is_silent() {
+        let watch = Watch::new();
+        watch.begin(Role::Edge, 1, &Config::default());
+        assert_eq!((watch.verdict().state, watch.pass_to(u64::MAX)), (State::Ok, None));
+        watch.told(&pressure(OverloadState::OverloadWarn));
+        assert_eq!(watch.verdict().to_string(), "nic 97 %");
+        // Not to itself, which is the emptiest in the list.
+        assert_eq!(watch.pass_to(u64::MAX), Some(Sibling { slot: 2, incarnation: 5 }));
+        assert_eq!(watch.pass_to(0), None, "it has room itself");
+
+        watch.told(&pressure(OverloadState::OverloadRefuse));
+        watch.sample(&Report::default(), Duration::ZERO);
+        assert_eq!((watch.verdict().state, watch.pass_to(u64::MAX)), (State::Refuse, None));
+        watch.turned(Turned::Away);
+        let mut report = Report::default();
+        watch.fill(&mut report);
+        let overload = report.overload.unwrap();
+        assert_eq!((overload.state(), overload.refused), (OverloadState::OverloadRefuse, 1));
+        assert_eq!(overload.reasons, [], "the host's are the supervisor's to tell");
+
+        watch.inner.heard.set(Instant::now().checked_sub(HEARD_FOR * 2));
+        watch.sample(&Report::default(), Duration::ZERO);
+        assert_eq!((watch.verdict().state, watch.pass_to(u64::MAX)), (State::Ok, None));
+    }
+
+    #[test]
+    fn a_thread_that_works_without_rest_is_seen() {
+        let watch = Watch::new();
+        let busy = Duration::from_millis(300);
+        let mut config = Config::default();
+        config.overload.enter = Duration::ZERO;
+        config.overload.worker_cpu.refuse = crate::config::Threshold::At(10);
+        config.overload.worker_cpu.warn = crate::config::Threshold::Off;
+        watch.begin(Role::Origin, 0, &config);
+        watch.sample(&Report::default(), Duration::ZERO);
+        let until = Instant::now() + busy;
+        while Instant::now() < until {
+            std::hint::spin_loop();
+        }
+        watch.sample(&Report::default(), Duration::ZERO);
+        assert_eq!(watch.verdict().state, State::Refuse);
+        // An origin has no clients of its own.
+        let many = Report { connections: u64::MAX, ..Report::default() };
+        watch.sample(&many, Duration::ZERO);
+        let verdict = watch.verdict();
+        assert!(verdict.reasons.iter().all(|reason| reason.criterion == Criterion::WorkerCpu), "{verdict}");
+    }
+}

@@ -59,18 +59,35 @@ fn a_player_ahead_of_the_other_process_waits_for_what_it_has_not_seen() {
 }
 
 #[test]
-fn a_player_older_than_the_group_goes_on_at_its_keyframe() {
+fn a_player_a_little_behind_takes_along_what_the_other_process_does_not_know() {
+    on_runtime(async {
+        let mut here = Rig::new();
+        here.config();
+        here.key(0, 50);
+        let (key, _, mut peer) = here.player(start(b"")).await;
+        peer.read();
+        let missed = [here.inter(40, 50), here.inter(80, 50), here.key(2000, 50)];
+        let mut there = elsewhere(&here);
+        moves(&mut here, &mut there, key).await;
+        assert_eq!(peer.read(), tags(&missed.each_ref()));
+        let next = there.inter(2040, 50);
+        there.walk(PATIENCE);
+        assert_eq!(peer.read(), tags(&[&next]));
+    });
+}
+
+#[test]
+fn a_player_far_behind_goes_on_at_the_group_s_keyframe() {
     on_runtime(async {
         let mut here = Rig::new();
         let config = here.config();
         here.key(0, 50);
         let (key, _, mut peer) = here.player(start(b"")).await;
-        here.inter(40, 50);
-        here.inter(80, 50);
+        here.inter(40, 200_000);
+        here.inter(80, 200_000);
         let newest = here.key(2000, 50);
         peer.read();
         let mut there = elsewhere(&here);
-        // It stands before two frames that are not known there.
         moves(&mut here, &mut there, key).await;
         assert_eq!(peer.read(), tags(&[&at(&config, 2000), &newest]));
     });

@@ -13,6 +13,9 @@ use crate::stats::Awaited;
 /// Bytes of a player's own that may wait for a message boundary: answers to a client that asks without reading.
 const CONTROL_MAX: usize = 4096;
 
+/// Bytes that a player who goes on in another process takes along of what it has not got yet.
+const CARRY: u64 = 256 * 1024;
+
 /// Why the fan-out let a player go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CloseReason {
@@ -231,7 +234,12 @@ impl Player {
             return self.moving(Vec::new(), last, paused);
         }
         let (mut rest, mut read) = (Vec::new(), at);
-        let end = log.boundary(at);
+        // What it has not got of the last round goes along: the other process may know the next group only. One that lags
+        // far behind is left to skip.
+        let end = match self.place {
+            Place::Reading(at) if log.end() - at <= CARRY => log.end(),
+            _ => log.boundary(at),
+        };
         while read < end {
             let part = log.read(read);
             let part = part.get(..usize::try_from(end - read).unwrap_or(usize::MAX)).unwrap_or(part);

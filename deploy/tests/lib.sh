@@ -81,10 +81,14 @@ debian_root() {
     [[ ! -d $dir ]] || return 0
     need debootstrap=debootstrap
     say "a Debian for the tests: $(basename "$dir") (made once)"
+    # From where this machine has its own; debootstrap knows another place where that is no bookworm.
+    local mirror=${DEBIAN_MIRROR:-}
+    # shellcheck disable=SC2016
+    [[ -n $mirror ]] || mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Release: bookworm' | head -n 1)
     mkdir -p "$(dirname "$dir")"
     as_root rm -rf "$dir.part"
     as_root debootstrap --variant=minbase ${1:+--include="$(IFS=,; echo "$*")"} bookworm "$dir.part" \
-        "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$dir.log" 2>&1 || fail "debootstrap: see $dir.log"
+        ${mirror:+"$mirror"} >"$dir.log" 2>&1 || fail "debootstrap: see $dir.log"
     as_root mv "$dir.part" "$dir"
 }
 

@@ -117,15 +117,16 @@ fn an_overloaded_host_refuses_new_clients_and_keeps_its_own() {
     for path in ["/healthz", "/api/v1/versions", "/metrics"] {
         assert_eq!(http::get(cluster.api, path).status, 200, "{path}");
     }
-    let status = cluster.try_status().unwrap();
-    assert_eq!(
-        (&status["load"]["state"], &status["load"]["reasons"][0]["criterion"]),
-        (&"refuse".into(), &"memory".into())
-    );
-    assert_eq!(
-        (&status["workers"][0]["overload"]["state"], &status["workers"][0]["state"]),
-        (&"refuse".into(), &"ready".into())
-    );
+    // The workers refuse at once; the supervisor hears of it with their next report.
+    eventually("the supervisor says so, too", SOON, || {
+        let status = cluster.try_status()?;
+        let (load, worker) = (&status["load"], &status["workers"][0]);
+        let said = (load["state"].as_str()?, load["reasons"][0]["criterion"].as_str()?);
+        (said == ("refuse", "memory")
+            && worker["overload"]["state"].as_str()? == "refuse"
+            && worker["state"].as_str()? == "ready")
+            .then_some(())
+    });
     let table = String::from_utf8(cluster.ctl(&["status"]).stdout).unwrap();
     assert!(table.contains("\nthis host is overloaded: memory "), "{table}");
     eventually("12 refusals are counted", SOON, || {

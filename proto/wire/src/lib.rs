@@ -9,3 +9,4 @@ pub mod amf;
 pub mod http;
 pub mod relay;
 pub mod rtmp;
+pub mod rtp;

@@ -10,3 +10,4 @@ pub mod http;
 pub mod relay;
 pub mod rtmp;
 pub mod rtp;
+pub mod srtp;

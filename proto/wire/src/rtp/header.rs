@@ -1,7 +1,7 @@
 //! The fixed header and the header extensions (RFC 3550 5.1, RFC 8285).
 
 /// The fixed header, in bytes.
-pub const FIXED: usize = 12;
+const FIXED: usize = 12;
 
 /// Profile of one-byte extension headers (RFC 8285 4.2).
 const ONE_BYTE: u16 = 0xbede;

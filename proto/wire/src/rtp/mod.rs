@@ -1,6 +1,7 @@
 //! RTP and what goes with it (RFC 3550): headers, protection, feedback and payload formats. Pure.
 
 mod header;
+pub mod payload;
 
 pub use header::{Error, Extensions, Header};
 

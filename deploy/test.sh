@@ -57,6 +57,8 @@ newer_ffmpeg() {
 
 install cc=gcc ffmpeg=ffmpeg rtmpdump=rtmpdump
 newer_ffmpeg
+say "clients of WebRTC"
+supervisor/tests/rtc/install.sh "$target/test-tools"
 
 say "format"
 cargo fmt --all --check

@@ -7,6 +7,7 @@ pub mod http;
 pub mod load;
 pub mod loadtest;
 pub mod peer;
+pub mod rtc;
 pub mod scrape;
 pub mod source;
 

@@ -1,0 +1,170 @@
+//! WebRTC clients that are not ours: Chromium, aiortc and ffmpeg's WHIP muxer; see `tests/rtc/`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use super::ffmpeg::Ffmpeg;
+use crate::common::{WEIR, eventually, signal};
+
+/// The longest start of a browser or a Python with its libraries, on a machine that compiles meanwhile.
+const START: Duration = Duration::from_secs(40);
+
+/// The longest that a client takes to end its session and go.
+const END: Duration = Duration::from_secs(15);
+
+/// Where the rigs are.
+fn rigs() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rtc")
+}
+
+/// Where the suite keeps its tools, with those of WebRTC; installed if this machine has not got them.
+fn tools() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| {
+        let path = Path::new(WEIR).parent().unwrap().parent().unwrap().join("test-tools");
+        let status = Command::new(rigs().join("install.sh")).arg(&path).status().unwrap();
+        assert!(status.success(), "the WebRTC clients cannot be had: {status}");
+        path
+    })
+}
+
+/// The address that a publisher posts its offer to (RFC 9725); `more` is for example `&eip=127.0.0.1:9000`.
+pub fn whip(api: SocketAddr, stream: &str, more: &str) -> String {
+    format!("http://{api}/rtc/v1/whip/?app=live&stream={stream}{more}")
+}
+
+/// The same for a player.
+pub fn whep(api: SocketAddr, stream: &str, more: &str) -> String {
+    format!("http://{api}/rtc/v1/whep/?app=live&stream={stream}{more}")
+}
+
+/// A running client that prints JSON lines.
+pub struct Client {
+    process: Ffmpeg,
+}
+
+impl Client {
+    /// Chromium with a page a wish: `{"kind":"publish"|"play"|"loop","url":...,"codec":"H264"}`, see `page.js`.
+    pub fn chromium(wishes: &[Value], scratch: &Path) -> Self {
+        let mut command = Command::new("node");
+        command.arg(rigs().join("browser.mjs")).args(wishes.iter().map(Value::to_string));
+        command.env("PLAYWRIGHT", tools().join("playwright-core")).env("TMPDIR", scratch);
+        Self { process: Ffmpeg::spawn(command, "Chromium".to_owned(), scratch) }
+    }
+
+    /// Chromium as one publisher; `codec` as in `H264`.
+    pub fn chromium_publishes(url: &str, codec: &str, scratch: &Path) -> Self {
+        Self::chromium(&[json!({"kind": "publish", "url": url, "codec": codec})], scratch)
+    }
+
+    /// Chromium as one player.
+    pub fn chromium_plays(url: &str, scratch: &Path) -> Self {
+        Self::chromium(&[json!({"kind": "play", "url": url})], scratch)
+    }
+
+    /// aiortc as a player.
+    pub fn aiortc_plays(url: &str, scratch: &Path) -> Self {
+        let mut command = Command::new("python3");
+        command.arg(rigs().join("player.py")).arg(url).env("PYTHONPATH", tools().join("aiortc"));
+        Self { process: Ffmpeg::spawn(command, format!("aiortc player of {url}"), scratch) }
+    }
+
+    /// Every line so far; one that is half written is not counted.
+    pub fn lines(&self) -> Vec<Value> {
+        let output = self.process.output();
+        let whole = output.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}"))).collect()
+    }
+
+    /// The newest line of a page (0 for a client of one page).
+    pub fn newest(&self, page: u64) -> Option<Value> {
+        self.lines().into_iter().rev().find(|line| line.get("page").and_then(Value::as_u64).unwrap_or(0) == page)
+    }
+
+    /// Waits until `look` finds what it wants in the page's newest line. Panics if the client complains or ends.
+    pub fn wait<T>(&mut self, page: u64, what: &str, mut look: impl FnMut(&Value) -> Option<T>) -> T {
+        let started = Instant::now();
+        eventually(what, START, || {
+            let line = self.newest(page);
+            let error = line.as_ref().and_then(|line| line.get("error"));
+            assert_eq!(error, None, "{what}: after {:?}", started.elapsed());
+            self.process.assert_running();
+            line.as_ref().and_then(&mut look)
+        })
+    }
+
+    /// Waits until the page has decoded that many pictures, and returns the line that says so.
+    pub fn wait_frames(&mut self, page: u64, frames: u64) -> Value {
+        self.wait(page, &format!("{frames} decoded pictures"), |line| (decoded(line) >= frames).then(|| line.clone()))
+    }
+
+    /// Ends it as a user who leaves does, and returns what the DELETE of each page's session was answered.
+    pub fn leave(&mut self) -> Vec<(u64, Value)> {
+        signal(self.process.pid(), Signal::SIGTERM);
+        let status = self.process.wait(END);
+        assert!(status.success(), "{status}: {}", self.process.errors());
+        let ends = self.lines().into_iter().filter(|line| line.get("ended").is_some());
+        ends.map(|line| (line["page"].as_u64().unwrap_or(0), line["ended"].clone())).collect()
+    }
+
+    /// Kills it: nothing is said to the server.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+}
+
+/// The statistics of the W3C of one kind (`inbound-rtp`) and medium (`video`) in a browser's line.
+pub fn report<'a>(line: &'a Value, kind: &str, medium: &str) -> Option<&'a Value> {
+    line.get(kind)?.as_array()?.iter().find(|row| row["kind"] == medium)
+}
+
+/// A figure of such statistics, 0 where it is missing.
+pub fn figure(line: &Value, kind: &str, medium: &str, field: &str) -> f64 {
+    report(line, kind, medium).and_then(|row| row.get(field)?.as_f64()).unwrap_or(0.0)
+}
+
+/// Pictures decoded, whichever client tells.
+pub fn decoded(line: &Value) -> u64 {
+    let of_aiortc = line.get("video").and_then(|video| video.get("frames")?.as_u64());
+    let of_chromium = || report(line, "inbound-rtp", "video")?.get("framesDecoded")?.as_u64();
+    of_aiortc.or_else(of_chromium).unwrap_or(0)
+}
+
+/// Panics unless the line tells of a picture that is not black, moves, and comes with sound. `freeze` is the longest
+/// time between two pictures that may have been shown.
+pub fn assert_watchable(line: &Value, freeze: Duration) {
+    let (picture, energy) = match line.get("shown") {
+        Some(shown) => (shown, figure(line, "inbound-rtp", "audio", "totalAudioEnergy")),
+        None => (&line["video"], line["audio"]["energy"].as_f64().unwrap_or(0.0)),
+    };
+    let number = |field: &str| picture[field].as_f64().unwrap_or(0.0);
+    assert!(number("luma") > 5.0 && number("spread") > 30.0, "a black or an even picture: {line}");
+    if let Some(pictures) = picture.get("pictures").and_then(Value::as_f64) {
+        assert!(pictures > number("frames") / 2.0, "a picture that stands: {line}");
+    }
+    assert!(number("longestGapMs") <= freeze.as_secs_f64() * 1000.0, "a freeze of more than {freeze:?}: {line}");
+    assert!(energy > 0.01, "no sound: {line}");
+}
+
+/// The ffmpeg with a WHIP muxer publishes a moving test picture and a tone for as long as it lives: H.264 baseline
+/// with a keyframe a second, and Opus.
+pub fn ffmpeg_publishes(url: &str, scratch: &Path) -> Ffmpeg {
+    let binaries = tools().join("imageio-ffmpeg/imageio_ffmpeg/binaries");
+    let entries = std::fs::read_dir(&binaries).unwrap().map(|entry| entry.unwrap().path());
+    let program = entries.into_iter().find(|path| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with("ffmpeg") && !name.ends_with(".md")
+    });
+    let mut command = Command::new(program.expect("imageio-ffmpeg without an ffmpeg"));
+    command.args(["-nostdin", "-hide_banner", "-v", "error", "-re", "-f", "lavfi", "-i", "testsrc2=s=640x360:r=25"]);
+    command.args(["-re", "-f", "lavfi", "-i", "sine=f=440:r=48000", "-c:v", "libx264", "-profile:v", "baseline"]);
+    command.args(["-preset", "ultrafast", "-tune", "zerolatency", "-b:v", "600k", "-g", "25", "-pix_fmt", "yuv420p"]);
+    command.args(["-c:a", "libopus", "-ac", "2", "-b:a", "48k", "-t", "300", "-f", "whip", url]);
+    Ffmpeg::spawn(command, format!("WHIP publisher to {url}"), scratch)
+}

@@ -1,7 +1,10 @@
 //! RTP and what goes with it (RFC 3550): headers, protection, feedback and payload formats. Pure.
 
 mod header;
+pub mod nack;
 pub mod payload;
+pub mod rtcp;
+pub mod seq;
 
 pub use header::{Error, Extensions, Header};
 

@@ -6,6 +6,7 @@ mod control;
 mod hub;
 mod incoming;
 mod relay;
+mod rtc;
 mod throttle;
 mod worker;
 

@@ -2,6 +2,7 @@
 
 mod carrier;
 mod groups;
+mod local;
 mod quic;
 mod unix;
 
@@ -23,7 +24,9 @@ use weir_wire::relay::{OutQueue, Policy, RECORD_MAX, Record};
 use crate::hub::{Event, Hub, Offence, Output, PeerId, Port};
 use carrier::Lost;
 use groups::{Bounds, Subscription};
+use local::LOCAL;
 
+pub(crate) use local::{FromHub, Local};
 pub(crate) use quic::listen as listen_quic;
 pub(crate) use unix::listen as listen_unix;
 
@@ -162,6 +165,8 @@ pub(crate) struct Relay {
     hub: RefCell<Hub>,
     limits: Limits,
     peers: RefCell<FxHashMap<PeerId, Rc<Peer>>>,
+    /// This process as a peer.
+    local: Rc<Local>,
     /// What connections cost that are gone.
     gone: Cell<Cost>,
     next_peer: Cell<PeerId>,
@@ -186,6 +191,7 @@ impl Relay {
             hub: RefCell::new(hub),
             limits,
             peers: RefCell::default(),
+            local: Rc::default(),
             gone: Cell::default(),
             next_peer: Cell::new(1),
             entered: Rc::new(()),
@@ -301,12 +307,14 @@ impl Relay {
         loop {
             let Some(output) = self.hub.borrow_mut().poll() else { break };
             match output {
+                Output::Send(LOCAL, record) => self.local.record(record),
                 Output::Send(peer, record) => {
                     if let Some(peer) = peers.get(&peer) {
                         peer.control(record);
                     }
                 }
                 Output::Open(port) => self.open(&peers, port),
+                Output::Frame { to, frame, .. } if to.peer == LOCAL => self.local.frame(to, frame),
                 Output::Frame { to, frame, starts_group } => {
                     let Some(peer) = peers.get(&to.peer) else { continue };
                     match &peer.carrier {
@@ -359,7 +367,10 @@ impl Relay {
 }
 
 fn log(peers: &FxHashMap<PeerId, Rc<Peer>>, event: &Event) {
-    let name = |peer: &PeerId| peers.get(peer).map_or("a lost edge", |p| p.name.as_str());
+    let name = |peer: &PeerId| match *peer {
+        LOCAL => "this origin",
+        ref peer => peers.get(peer).map_or("a lost edge", |p| p.name.as_str()),
+    };
     match event {
         Event::Published { name: stream, epoch, peer, resumed: false } => {
             info!(%stream, epoch, peer = name(peer), "published");

@@ -1,0 +1,278 @@
+//! DTLS of one peer, on top of the webrtc project's endpoint.
+//!
+//! What that leaves to its caller is done here. It takes the first protection profile that the client names, so the
+//! configuration is chosen by what the whole ClientHello offers. It buffers and joins fragments as they come, so only
+//! such are let through that fit together, and only so many. A repetition of what it has answered silences its timer, and
+//! it gives up after seven; so repetitions do not reach it, and its flights are sent again from here.
+
+mod records;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use rtc::crypto::providers::AwsLcRsProvider;
+use rtc::crypto::{HashAlgorithm, RTCCryptoProvider};
+use rtc::dtls::config::{ClientAuthType, ConfigBuilder, HandshakeConfig};
+use rtc::dtls::crypto::Certificate;
+use rtc::dtls::endpoint::{Endpoint, EndpointEvent};
+use rtc::dtls::extension::extension_use_srtp::SrtpProtectionProfile;
+use rtc::shared::TransportProtocol;
+use weir_wire::srtp::{self, Profile};
+
+use records::Hello;
+
+/// The endpoint keeps peers apart by address. Here it has one, whatever path that comes over.
+const PEER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 1));
+const LOCAL: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 2), 1));
+
+/// How long an answer is waited for before a flight is sent again; each time twice as long, up to the second one.
+const FLIGHT: Duration = Duration::from_millis(100);
+const FLIGHT_MAX: Duration = Duration::from_secs(2);
+
+/// A repeated flight is answered with the repeated answer, but not oftener than this, nor for ever: a peer's address
+/// may be forged.
+const REPEAT: Duration = Duration::from_millis(20);
+const REPEATS_MAX: u32 = 60;
+
+/// The endpoint's own timer is never asked.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// What a handshake may take of a peer: bytes of all datagrams. The largest honest one, with a post-quantum
+/// ClientHello and an RSA chain, some of it sent thrice, takes 20 KiB.
+const HANDSHAKE_MAX: usize = 64 * 1024;
+
+/// Why a handshake or connection failed. The session ends.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failed {
+    #[error("DTLS: {0}")]
+    Endpoint(#[from] rtc::shared::error::Error),
+    #[error("DTLS: the handshake takes too many bytes")]
+    TooLong,
+    #[error("DTLS: {0}")]
+    Records(#[from] records::Malformed),
+    #[error("DTLS: no certificate")]
+    NoCertificate,
+    #[error("DTLS: no common protection profile")]
+    NoProfile,
+    #[error("DTLS: {0}")]
+    Srtp(#[from] srtp::Error),
+}
+
+/// The certificate of this process, and what follows from it.
+pub(crate) struct Identity {
+    fingerprint: [u8; 32],
+    /// By what the client offers.
+    gcm: Arc<HandshakeConfig>,
+    cm: Arc<HandshakeConfig>,
+    client: Arc<HandshakeConfig>,
+}
+
+impl Identity {
+    /// Makes a self-signed certificate on P-256.
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let provider: Arc<dyn RTCCryptoProvider> = Arc::new(AwsLcRsProvider::new());
+        let certificate = Certificate::generate_self_signed(vec!["weir".to_owned()], provider.crypto())?;
+        let der = certificate.certificate.first().ok_or(Failed::NoCertificate)?;
+        let fingerprint = provider.crypto().hash(HashAlgorithm::Sha256, der.as_ref())?;
+        let config = |profiles: &[SrtpProtectionProfile], client: bool| {
+            let config = ConfigBuilder::default()
+                .with_crypto_provider(provider.clone())
+                .with_certificates(vec![certificate.clone()])
+                .with_srtp_protection_profiles(profiles.to_vec())
+                .with_client_auth(ClientAuthType::RequireAnyClientCert)
+                // Certificates are self-signed and checked by the fingerprint of the offer (RFC 8122).
+                .with_insecure_skip_verify(true)
+                .with_flight_interval(NEVER);
+            config.build(client, None).map(Arc::new)
+        };
+        let (gcm, cm) =
+            (SrtpProtectionProfile::Srtp_Aead_Aes_128_Gcm, SrtpProtectionProfile::Srtp_Aes128_Cm_Hmac_Sha1_80);
+        Ok(Self {
+            fingerprint: fingerprint.as_slice().try_into()?,
+            gcm: config(&[gcm], false)?,
+            cm: config(&[cm], false)?,
+            client: config(&[gcm, cm], true)?,
+        })
+    }
+
+    /// SHA-256 of the certificate.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        self.fingerprint
+    }
+}
+
+/// What a connection tells.
+pub(crate) enum Event {
+    /// The handshake is complete. The certificate, in DER, is not yet compared with the fingerprint of the offer.
+    Established { protect: srtp::Protect, unprotect: srtp::Unprotect, certificate: Vec<u8> },
+    /// The peer said that it goes.
+    Closed,
+}
+
+/// One peer's connection.
+pub(crate) struct Dtls {
+    endpoint: Endpoint,
+    client: bool,
+    established: bool,
+    /// The ClientHello, until it is whole.
+    hello: Option<Hello>,
+    taken: usize,
+    out: VecDeque<BytesMut>,
+    /// What was sent last, and the newest message of the peer that it answers.
+    flight: Vec<BytesMut>,
+    answered: Option<u16>,
+    newest: Option<u16>,
+    /// When it is sent again, and after which pause then.
+    again_at: Option<Instant>,
+    pause: Duration,
+    repeated: Option<Instant>,
+    repeats: u32,
+}
+
+impl Dtls {
+    fn new(client: bool, hello: Option<Hello>) -> Self {
+        Self {
+            endpoint: Endpoint::new(LOCAL, TransportProtocol::UDP, None),
+            client,
+            established: false,
+            hello,
+            taken: 0,
+            out: VecDeque::new(),
+            flight: Vec::new(),
+            answered: None,
+            newest: None,
+            again_at: None,
+            pause: FLIGHT,
+            repeated: None,
+            repeats: 0,
+        }
+    }
+
+    /// The end that waits for a ClientHello.
+    pub(crate) fn server() -> Self {
+        Self::new(false, Some(Hello::default()))
+    }
+
+    /// The end that sends one, at once.
+    pub(crate) fn client(identity: &Identity, now: Instant) -> Result<Self, Failed> {
+        let mut this = Self::new(true, None);
+        this.endpoint.connect(now, PEER, identity.client.clone(), None)?;
+        this.collect(now);
+        Ok(this)
+    }
+
+    /// Takes from the endpoint what it wants sent.
+    fn collect(&mut self, now: Instant) {
+        let sent: Vec<BytesMut> = std::iter::from_fn(|| self.endpoint.poll_transmit()).map(|t| t.message).collect();
+        if sent.is_empty() {
+            return;
+        }
+        self.out.extend(sent.iter().cloned());
+        self.flight = sent;
+        self.answered = self.newest;
+        self.pause = FLIGHT;
+        // The last flight is sent again only when the peer repeats its own.
+        self.again_at = (!self.established).then(|| now + FLIGHT);
+    }
+
+    /// A datagram of the peer, from an address that is known to be its.
+    pub(crate) fn handle(&mut self, identity: &Identity, now: Instant, packet: &[u8]) -> Result<Vec<Event>, Failed> {
+        if !self.established {
+            self.taken += packet.len();
+            if self.taken > HANDSHAKE_MAX {
+                return Err(Failed::TooLong);
+            }
+        }
+        let newest = records::check(packet)?;
+        if newest.is_some() && newest <= self.answered {
+            self.repeat(now);
+            return Ok(Vec::new());
+        }
+        self.newest = self.newest.max(newest);
+        let Some(hello) = &mut self.hello else { return self.read(now, packet) };
+        if !hello.add(packet)? {
+            return Ok(Vec::new());
+        }
+        let config = if hello.offers(Profile::AeadAes128Gcm) { &identity.gcm } else { &identity.cm };
+        self.endpoint.set_server_config(Some(config.clone()));
+        let datagrams = self.hello.take().map(Hello::into_datagrams).unwrap_or_default();
+        let mut events = Vec::new();
+        for datagram in datagrams {
+            events.append(&mut self.read(now, &datagram)?);
+        }
+        Ok(events)
+    }
+
+    /// The peer did not get what was sent last.
+    fn repeat(&mut self, now: Instant) {
+        let soon = self.repeated.is_some_and(|at| now.saturating_duration_since(at) < REPEAT);
+        if !soon && self.repeats < REPEATS_MAX {
+            self.repeated = Some(now);
+            self.repeats += 1;
+            self.out.extend(self.flight.iter().cloned());
+        }
+    }
+
+    fn read(&mut self, now: Instant, packet: &[u8]) -> Result<Vec<Event>, Failed> {
+        let read = self.endpoint.read(now, PEER, None, BytesMut::from(packet));
+        let mut events = Vec::new();
+        let result = read.map_err(Failed::from).and_then(|found| {
+            for event in found {
+                match event {
+                    EndpointEvent::HandshakeComplete => {
+                        self.established = true;
+                        self.again_at = None;
+                        events.push(self.keys()?);
+                    }
+                    EndpointEvent::PeerClosed => events.push(Event::Closed),
+                    // Data channels are answered as rejected.
+                    _ => {}
+                }
+            }
+            Ok(())
+        });
+        // An alert, too, tells the peer why.
+        self.collect(now);
+        result.map(|()| events)
+    }
+
+    fn keys(&self) -> Result<Event, Failed> {
+        let state = self.endpoint.get_connection_state(PEER).ok_or(Failed::NoProfile)?;
+        let profile = Profile::from_id(state.srtp_protection_profile() as u16).ok_or(Failed::NoProfile)?;
+        let material = state.export_keying_material(srtp::EXPORTER, &[], profile.material_len())?;
+        let (protect, unprotect) = srtp::session(profile, material.as_ref(), self.client)?;
+        let certificate = state.peer_certificates.first().cloned().ok_or(Failed::NoCertificate)?;
+        Ok(Event::Established { protect, unprotect, certificate })
+    }
+
+    /// The next datagram to send.
+    pub(crate) fn poll(&mut self) -> Option<BytesMut> {
+        self.out.pop_front()
+    }
+
+    /// When [`Dtls::timeout`] wants to be called.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.again_at
+    }
+
+    /// Sends a flight again that was not answered.
+    pub(crate) fn timeout(&mut self, now: Instant) {
+        if self.again_at.is_some_and(|at| at <= now) {
+            self.pause = (self.pause * 2).min(FLIGHT_MAX);
+            self.again_at = Some(now + self.pause);
+            self.out.extend(self.flight.iter().cloned());
+        }
+    }
+
+    /// Tells the peer that this end goes.
+    pub(crate) fn close(&mut self, now: Instant) {
+        self.endpoint.close(now).ok();
+        self.collect(now);
+    }
+}

@@ -1,0 +1,195 @@
+//! The packets of one track in the order in which they came, from the newest key frame on.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+/// What a player may ask for again: older packets are kept only as part of the newest group.
+const REPAIR: Duration = Duration::from_millis(1500);
+
+/// Bounds of a track's log.
+const PACKETS_MAX: usize = 4096;
+const BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Positions that a sequence number is looked up in; a power of two, at least [`PACKETS_MAX`].
+const INDEX: usize = 4096;
+
+/// A packet, without what every player gets anew: source, sequence number, timestamp's offset, extension identifiers.
+#[derive(Clone, Debug)]
+pub(crate) struct Packet {
+    /// Its sequence number, counted on beyond 16 bits.
+    pub(crate) index: u64,
+    pub(crate) timestamp: u32,
+    pub(crate) marker: bool,
+    /// A decoder can start here.
+    pub(crate) keyframe: bool,
+    pub(crate) arrived: Instant,
+    /// RFC 6464, one byte.
+    pub(crate) audio_level: Option<u8>,
+    /// 3GPP TS 26.114 7.4.5, one byte.
+    pub(crate) orientation: Option<u8>,
+    pub(crate) payload: Bytes,
+}
+
+/// See the module. A position counts packets from the first that ever came.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    packets: VecDeque<Packet>,
+    /// Position of the first that is held.
+    start: u64,
+    bytes: usize,
+    /// Position of the packet that the newest key frame starts with.
+    keyframe: Option<u64>,
+    newest: Option<u64>,
+    /// Position and one of the packet with an index, by its low bits; grown at the first packet.
+    by_index: Vec<u64>,
+}
+
+impl Log {
+    /// Takes a packet in; false: it came before.
+    pub(crate) fn push(&mut self, packet: Packet) -> bool {
+        if self.find(packet.index).is_some() {
+            return false;
+        }
+        // Older than anything that is held: for nobody.
+        if self.newest.is_some_and(|newest| packet.index + (INDEX as u64) <= newest) {
+            return false;
+        }
+        if self.by_index.is_empty() {
+            self.by_index = vec![0; INDEX];
+        }
+        let position = self.end();
+        if let Some(place) = self.by_index.get_mut(slot(packet.index)) {
+            *place = position + 1;
+        }
+        let newer = self.newest.is_none_or(|newest| packet.index > newest);
+        if newer {
+            self.newest = Some(packet.index);
+        }
+        if packet.keyframe && newer {
+            self.keyframe = Some(position);
+        }
+        let now = packet.arrived;
+        self.bytes += packet.payload.len();
+        self.packets.push_back(packet);
+        self.evict(now);
+        true
+    }
+
+    fn evict(&mut self, now: Instant) {
+        while let Some(first) = self.packets.front() {
+            let full = self.packets.len() > PACKETS_MAX || self.bytes > BYTES_MAX;
+            let of_newest_group = self.keyframe.is_some_and(|keyframe| self.start >= keyframe);
+            let needed = of_newest_group || now.saturating_duration_since(first.arrived) < REPAIR;
+            if !full && needed {
+                return;
+            }
+            self.bytes -= first.payload.len();
+            self.packets.pop_front();
+            self.start += 1;
+        }
+    }
+
+    /// Position of the first packet held.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
+    }
+
+    /// Position behind the newest packet.
+    pub(crate) fn end(&self) -> u64 {
+        self.start + self.packets.len() as u64
+    }
+
+    /// Position of the newest key frame's first packet, if that is held.
+    pub(crate) fn keyframe(&self) -> Option<u64> {
+        self.keyframe.filter(|at| *at >= self.start)
+    }
+
+    /// The packets from a position on.
+    pub(crate) fn from(&self, position: u64) -> impl Iterator<Item = &Packet> {
+        let skip = usize::try_from(position.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.packets.len());
+        self.packets.range(skip..)
+    }
+
+    /// The packet with an index.
+    pub(crate) fn find(&self, index: u64) -> Option<&Packet> {
+        let position = self.by_index.get(slot(index))?.checked_sub(1)?;
+        let at = usize::try_from(position.checked_sub(self.start)?).ok()?;
+        self.packets.get(at).filter(|packet| packet.index == index)
+    }
+
+    /// The newest packet by sequence number.
+    pub(crate) fn newest(&self) -> Option<&Packet> {
+        self.find(self.newest?)
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "below the size of the index")]
+fn slot(index: u64) -> usize {
+    (index % INDEX as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(index: u64, at: Instant, keyframe: bool) -> Packet {
+        let payload = Bytes::from(vec![1; 100]);
+        Packet {
+            index,
+            timestamp: 0,
+            marker: false,
+            keyframe,
+            arrived: at,
+            audio_level: None,
+            orientation: None,
+            payload,
+        }
+    }
+
+    #[test]
+    fn packets_are_found_by_number_and_taken_once() {
+        let (mut log, now) = (Log::default(), Instant::now());
+        for index in [10, 12, 11, 12, 14] {
+            log.push(packet(index, now, index == 10));
+        }
+        assert_eq!((log.end(), log.from(0).count(), log.bytes()), (4, 4, 400));
+        assert_eq!(log.from(0).map(|p| p.index).collect::<Vec<_>>(), [10, 12, 11, 14], "in order of arrival");
+        assert!(log.find(11).is_some() && log.find(13).is_none() && log.find(10 + INDEX as u64).is_none());
+        assert!(!log.push(packet(11, now, false)), "a repetition");
+        assert_eq!((log.keyframe(), log.newest().unwrap().index), (Some(0), 14));
+    }
+
+    #[test]
+    fn the_newest_group_is_kept_and_older_packets_for_a_while() {
+        let (mut log, begin) = (Log::default(), Instant::now());
+        for i in 0..300u32 {
+            log.push(packet(u64::from(i), begin + Duration::from_millis(20) * i, i % 100 == 0));
+        }
+        assert_eq!((log.keyframe(), log.start()), (Some(200), 200), "a group of 2 s is longer than the repair window");
+        log.push(packet(300, begin + Duration::from_secs(6), true));
+        assert_eq!((log.keyframe(), log.start()), (Some(300), 226), "and 1.5 s before a new one");
+        assert!(log.find(226).is_some() && log.find(225).is_none());
+    }
+
+    #[test]
+    fn the_log_is_bounded() {
+        let (mut log, now) = (Log::default(), Instant::now());
+        for index in 0..3 * PACKETS_MAX as u64 {
+            log.push(packet(index, now, index == 0));
+            assert!(log.packets.len() <= PACKETS_MAX && log.bytes() <= BYTES_MAX);
+        }
+        assert_eq!(log.keyframe(), None, "its start is gone");
+        assert!(!log.push(packet(5, now, false)), "far too late");
+        assert_eq!(log.from(0).count(), PACKETS_MAX);
+        let big = Packet { payload: Bytes::from(vec![0; BYTES_MAX / 2]), ..packet(1 << 20, now, true) };
+        log.push(big.clone());
+        log.push(Packet { index: (1 << 20) + 1, ..big });
+        assert!(log.bytes() <= BYTES_MAX);
+    }
+}

@@ -1,0 +1,159 @@
+//! A session that is sent a stream.
+
+use std::time::{Duration, Instant};
+
+use weir_wire::rtp::rtcp::{self, Packet as Feedback, SenderInfo};
+use weir_wire::srtp::Protect;
+
+use super::lane::{Batch, Lane};
+use super::track::Track;
+
+/// Packets that a player may have sent again at once, and in a second from then on. What is more is lost to it: a
+/// player whose network loses everything must not cost others their bandwidth.
+const REPAIRS_BURST: f64 = 1000.0;
+const REPAIRS_A_SECOND: f64 = 1000.0;
+
+/// How often a player is told the sender's clock.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// What a player said of what it gets.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Quality {
+    /// Of the last report: share lost in 1/256, and jitter in ticks of the clock.
+    pub(crate) fraction_lost: u8,
+    pub(crate) jitter: u32,
+    pub(crate) rtt: Option<Duration>,
+    pub(crate) lost: i32,
+    /// Packets asked for again, and key frames asked for.
+    pub(crate) nacks: u64,
+    pub(crate) plis: u64,
+    /// Repairs that were not sent because there were too many.
+    pub(crate) denied: u64,
+}
+
+/// See the module.
+pub(crate) struct Player {
+    pub(crate) lanes: Vec<Lane>,
+    cname: String,
+    tokens: f64,
+    tokens_at: Instant,
+    report_at: Instant,
+    pub(crate) quality: Quality,
+}
+
+impl Player {
+    pub(crate) fn new(lanes: Vec<Lane>, cname: String, now: Instant) -> Self {
+        Self {
+            lanes,
+            cname,
+            tokens: REPAIRS_BURST,
+            tokens_at: now,
+            report_at: now + REPORT_EVERY / 4,
+            quality: Quality::default(),
+        }
+    }
+
+    /// Adds what the tracks have for it. True: it waits for a key frame.
+    pub(crate) fn fill(
+        &mut self,
+        tracks: &[Option<Track>],
+        now: Instant,
+        protect: &Protect,
+        batch: &mut Batch,
+    ) -> bool {
+        let mut waits = false;
+        for lane in &mut self.lanes {
+            if let Some(track) = tracks.iter().flatten().find(|track| track.media() == lane.media) {
+                waits |= lane.fill(track, now, protect, batch);
+            }
+        }
+        waits
+    }
+
+    /// RTCP of the player. Repairs go to `batch`; true: it asks for a key frame.
+    pub(crate) fn feedback(
+        &mut self,
+        feedback: Feedback<'_>,
+        tracks: &[Option<Track>],
+        now: Instant,
+        protect: &Protect,
+        batch: &mut Batch,
+    ) -> bool {
+        match feedback {
+            Feedback::Nack { media, lost, .. } => {
+                let Some(lane) = self.lanes.iter_mut().find(|lane| lane.ssrc == media) else { return false };
+                let Some(track) = tracks.iter().flatten().find(|track| track.media() == lane.media) else {
+                    return false;
+                };
+                let since = now.saturating_duration_since(self.tokens_at).as_secs_f64();
+                self.tokens = (self.tokens + since * REPAIRS_A_SECOND).min(REPAIRS_BURST);
+                self.tokens_at = now;
+                for sequence in lost {
+                    self.quality.nacks += 1;
+                    if self.tokens < 1.0 {
+                        self.quality.denied += 1;
+                        continue;
+                    }
+                    self.tokens -= 1.0;
+                    lane.repair(sequence, track, protect, batch);
+                }
+                false
+            }
+            Feedback::Pli { media, .. } => self.wants_keyframe(media),
+            // A request that is told again is heard again; the source is not asked more often for that.
+            Feedback::Fir { requests, .. } => {
+                requests.fold(false, |wants, (media, _)| wants | self.wants_keyframe(media))
+            }
+            Feedback::ReceiverReport { blocks, .. } | Feedback::SenderReport { blocks, .. } => {
+                for block in blocks {
+                    if self.lanes.iter().any(|lane| lane.ssrc == block.ssrc) {
+                        self.quality.fraction_lost = block.fraction_lost;
+                        self.quality.jitter = block.jitter;
+                        self.quality.lost = block.lost;
+                    }
+                }
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn wants_keyframe(&mut self, media: u32) -> bool {
+        let mine = self.lanes.iter().any(|lane| lane.ssrc == media);
+        self.quality.plis += u64::from(mine);
+        mine
+    }
+
+    /// When [`Player::reports`] has something.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.report_at
+    }
+
+    /// The compound packet that is due.
+    pub(crate) fn reports(&mut self, tracks: &[Option<Track>], now: Instant) -> Option<Vec<u8>> {
+        if self.report_at > now {
+            return None;
+        }
+        self.report_at = now + REPORT_EVERY;
+        let mut compound = Vec::new();
+        for lane in &self.lanes {
+            let track = tracks.iter().flatten().find(|track| track.media() == lane.media);
+            if let Some((ntp, rtp)) = track.and_then(|track| lane.report(track, now)) {
+                #[expect(clippy::cast_possible_truncation, reason = "counters wrap on the wire")]
+                let (packets, octets) = (lane.sent.packets as u32, lane.sent.octets as u32);
+                let info = SenderInfo { ntp, rtp, packets, octets };
+                rtcp::sender_report(&mut compound, lane.ssrc, &info, &[]);
+                rtcp::cname(&mut compound, lane.ssrc, &self.cname);
+            }
+        }
+        (!compound.is_empty()).then_some(compound)
+    }
+
+    /// The compound packet that says that it is over.
+    pub(crate) fn goodbye(&self) -> Vec<u8> {
+        let sources: Vec<u32> = self.lanes.iter().map(|lane| lane.ssrc).collect();
+        let mut compound = Vec::new();
+        rtcp::bye(&mut compound, &sources);
+        compound
+    }
+}

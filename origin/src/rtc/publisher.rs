@@ -1,0 +1,242 @@
+//! A session that sends a stream: what its packets are, what is missing of them, and what it is told.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use weir_wire::rtp::nack::{Arrival, Generator};
+use weir_wire::rtp::payload;
+use weir_wire::rtp::rtcp::{self, Packet as Feedback};
+use weir_wire::rtp::{Codec, Error, Header, Media};
+
+use super::log::Packet;
+use super::track::{Reference, Track};
+
+/// How often a publisher is told what arrived.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// Missing packets and arrival times are gathered so long, so that one packet tells of many.
+const FEEDBACK_EVERY: Duration = Duration::from_millis(10);
+
+/// What was negotiated for one medium of a publisher.
+#[derive(Clone, Debug)]
+pub(crate) struct Incoming {
+    pub(crate) codec: Codec,
+    pub(crate) payload_type: u8,
+    pub(crate) rtx: Option<u8>,
+    pub(crate) mid: String,
+    /// Sources that the offer names: of the medium, and of its repair stream.
+    pub(crate) ssrc: Option<u32>,
+    pub(crate) rtx_ssrc: Option<u32>,
+    pub(crate) nack: bool,
+    pub(crate) pli: bool,
+    pub(crate) fir: bool,
+    pub(crate) ids: Ids,
+}
+
+/// Identifiers of header extensions.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ids {
+    pub(crate) mid: Option<u8>,
+    pub(crate) twcc: Option<u8>,
+    pub(crate) audio_level: Option<u8>,
+    pub(crate) orientation: Option<u8>,
+}
+
+/// What came of a publisher.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Quality {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    /// Packets of no negotiated kind, malformed or late.
+    pub(crate) ignored: u64,
+    pub(crate) repaired: u64,
+    pub(crate) nacks: u64,
+    pub(crate) plis: u64,
+}
+
+struct Upstream {
+    of: Incoming,
+    ssrc: Option<u32>,
+    nack: Generator,
+    newest: Option<u64>,
+    fir: u8,
+}
+
+/// See the module.
+pub(crate) struct Publisher {
+    /// This end's source in feedback.
+    ssrc: u32,
+    upstreams: Vec<Upstream>,
+    feedback_at: Option<Instant>,
+    /// More is missing than can be asked for.
+    overrun: bool,
+    report_at: Instant,
+    pub(crate) quality: Quality,
+}
+
+/// A packet that was taken: of which medium, and what it is.
+pub(crate) struct Taken {
+    pub(crate) media: Media,
+    pub(crate) packet: Packet,
+}
+
+impl Publisher {
+    pub(crate) fn new(ssrc: u32, incoming: Vec<Incoming>, now: Instant) -> Self {
+        let upstreams =
+            incoming.into_iter().map(|of| Upstream { ssrc: of.ssrc, nack: Generator::new(), newest: None, fir: 0, of });
+        Self {
+            ssrc,
+            upstreams: upstreams.collect(),
+            feedback_at: None,
+            overrun: false,
+            report_at: now + REPORT_EVERY,
+            quality: Quality::default(),
+        }
+    }
+
+    /// The tracks that it sends.
+    pub(crate) fn codecs(&self) -> impl Iterator<Item = Codec> {
+        self.upstreams.iter().map(|up| up.of.codec)
+    }
+
+    /// A decrypted packet with its counted-on sequence number.
+    ///
+    /// # Errors
+    /// Its padding does not fit.
+    pub(crate) fn rtp(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        index: u64,
+        bytes: &[u8],
+    ) -> Result<Option<Taken>, Error> {
+        self.quality.packets += 1;
+        self.quality.bytes += bytes.len() as u64;
+        let end = header.payload_end(bytes)?;
+        let payload = bytes.get(header.payload..end).unwrap_or_default();
+        let extensions = header.extensions(bytes);
+        let Some(at) = self.upstream(header, extensions) else {
+            self.quality.ignored += 1;
+            return Ok(None);
+        };
+        let Some(up) = self.upstreams.get_mut(at) else { return Ok(None) };
+        let (index, payload, repaired) = match up.of.rtx {
+            Some(rtx) if rtx == header.payload_type => {
+                up.of.rtx_ssrc = Some(header.ssrc);
+                // RFC 4588 4; what only probes the bandwidth has no payload.
+                let Some((original, payload)) = payload.split_first_chunk() else { return Ok(None) };
+                let Some(newest) = up.newest else { return Ok(None) };
+                self.quality.repaired += 1;
+                (nearest(newest, u16::from_be_bytes(*original)), payload, true)
+            }
+            _ => {
+                if up.ssrc != Some(header.ssrc) {
+                    // A source that changed counts anew.
+                    up.ssrc = Some(header.ssrc);
+                    up.newest = None;
+                    up.nack = Generator::new();
+                }
+                up.newest = Some(up.newest.map_or(index, |newest| newest.max(index)));
+                (index, payload, false)
+            }
+        };
+        if up.of.nack {
+            self.overrun |= up.nack.packet(now, index) == Arrival::Reset;
+            if let Some(due) = up.nack.deadline() {
+                self.feedback_at = Some(self.feedback_at.map_or(due, |at| at.min(due)));
+            }
+        }
+        let one = |id: Option<u8>| id.and_then(|id| extensions.get(id)).and_then(|data| data.first()).copied();
+        let audio_level = if repaired { None } else { one(up.of.ids.audio_level) };
+        let packet = Packet {
+            index,
+            timestamp: header.timestamp,
+            marker: header.marker,
+            keyframe: payload::is_keyframe_start(up.of.codec, payload),
+            arrived: now,
+            audio_level,
+            orientation: one(up.of.ids.orientation),
+            payload: Bytes::copy_from_slice(payload),
+        };
+        Ok(Some(Taken { media: up.of.codec.media(), packet }))
+    }
+
+    /// Which medium a packet belongs to: by its source, else by what it says of itself (RFC 8843 9.2).
+    fn upstream(&self, header: &Header, extensions: weir_wire::rtp::Extensions<'_>) -> Option<usize> {
+        let has = |up: &Upstream| up.of.payload_type == header.payload_type || up.of.rtx == Some(header.payload_type);
+        let of_source = |up: &Upstream| up.ssrc == Some(header.ssrc) || up.of.rtx_ssrc == Some(header.ssrc);
+        let named = |up: &Upstream| {
+            up.of.ids.mid.and_then(|id| extensions.get(id)).is_some_and(|mid| mid == up.of.mid.as_bytes())
+        };
+        let find = |fits: &dyn Fn(&Upstream) -> bool| self.upstreams.iter().position(|up| has(up) && fits(up));
+        find(&of_source).or_else(|| find(&named)).or_else(|| find(&|_| true))
+    }
+
+    /// RTCP of the publisher: its clock.
+    pub(crate) fn feedback(&mut self, feedback: Feedback<'_>, tracks: &mut [Option<Track>], now: Instant) {
+        let Feedback::SenderReport { ssrc, info, .. } = feedback else { return };
+        let Some(up) = self.upstreams.iter_mut().find(|up| up.ssrc == Some(ssrc)) else { return };
+        if let Some(track) = tracks.iter_mut().flatten().find(|track| track.codec == up.of.codec) {
+            track.reference = Some(Reference { ntp: info.ntp, timestamp: info.rtp, at: now });
+        }
+    }
+
+    /// When [`Publisher::reports`] has something.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.feedback_at.map_or(self.report_at, |at| at.min(self.report_at))
+    }
+
+    /// The compound packets that are due: what is missing, when packets came, and how they came. True: so much is
+    /// missing that only a key frame helps.
+    pub(crate) fn reports(&mut self, now: Instant) -> (Vec<Vec<u8>>, bool) {
+        let mut packets = Vec::new();
+        if self.feedback_at.is_some_and(|at| at <= now) {
+            for up in &mut self.upstreams {
+                let mut missing = Vec::new();
+                up.nack.poll(now, &mut missing);
+                if let Some(source) = up.ssrc.filter(|_| !missing.is_empty()) {
+                    self.quality.nacks += missing.len() as u64;
+                    let mut packet = Vec::new();
+                    rtcp::nack(&mut packet, self.ssrc, source, &missing);
+                    packets.push(packet);
+                }
+            }
+            let nack = self.upstreams.iter().filter_map(|up| up.nack.deadline()).min();
+            let next = nack;
+            self.feedback_at = next.map(|at| at.max(now + FEEDBACK_EVERY));
+        }
+        if self.report_at <= now {
+            self.report_at = now + REPORT_EVERY;
+        }
+        (packets, std::mem::take(&mut self.overrun))
+    }
+
+    /// The compound packet that says that it is over.
+    pub(crate) fn goodbye(&self) -> Vec<u8> {
+        let mut compound = Vec::new();
+        rtcp::bye(&mut compound, &[self.ssrc]);
+        compound
+    }
+
+    /// Asks for a key frame.
+    pub(crate) fn ask(&mut self) -> Option<Vec<u8>> {
+        let up = self.upstreams.iter_mut().find(|up| up.of.codec.media() == Media::Video)?;
+        let source = up.ssrc?;
+        let mut packet = Vec::new();
+        if up.of.pli || !up.of.fir {
+            rtcp::pli(&mut packet, self.ssrc, source);
+        } else {
+            up.fir = up.fir.wrapping_add(1);
+            rtcp::fir(&mut packet, self.ssrc, source, up.fir);
+        }
+        self.quality.plis += 1;
+        Some(packet)
+    }
+}
+
+/// The index nearest to `newest` that a sequence number stands for.
+fn nearest(newest: u64, sequence: u16) -> u64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "serial number arithmetic")]
+    let step = i64::from(sequence.wrapping_sub(newest as u16) as i16);
+    newest.saturating_add_signed(step)
+}

@@ -10,5 +10,6 @@ pub mod http;
 pub mod relay;
 pub mod rtmp;
 pub mod rtp;
+pub mod sdp;
 pub mod srtp;
 pub mod stun;

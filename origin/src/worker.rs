@@ -44,7 +44,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
         relay_port: config.cluster.relay.listen.of_worker(slot).first().map_or(0, |address| address.port()),
     };
     let (service, questions) = Service::new(identity);
-    spawn_local(control::answer(relay.clone(), questions));
+    spawn_local(control::answer(relay.clone(), None, questions));
     spawn_local(relay.clone().deadlines());
     spawn_local(relay.clone().watch_skips());
     let mut endpoints = Vec::new();

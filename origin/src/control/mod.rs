@@ -1,5 +1,6 @@
 //! The control plane: tonic handlers that ask the hub's thread and wait for its answer.
 
+mod rtc;
 mod watch;
 
 #[cfg(test)]
@@ -20,12 +21,14 @@ use tracing::{info, warn};
 use weir_media::StreamName;
 use weir_proto::origin::control_server::{Control, ControlServer};
 use weir_proto::origin::{
-    Beat, LocateRequest, RegisterReply, RegisterRequest, StreamName as Name, StreamState, WatchRequest,
+    Beat, CloseRtcReply, CloseRtcRequest, LocateRequest, OpenRtcReply, OpenRtcRequest, RegisterReply, RegisterRequest,
+    StreamName as Name, StreamState, WatchRequest,
 };
 use weir_wire::relay::VERSION;
 
 use crate::incoming::{Accept, Caller, Incoming};
 use crate::relay::Relay;
+use crate::rtc::Rtc;
 use watch::Watchers;
 
 /// How often both ends of a heartbeat speak, and after how long a silence the other is lost.
@@ -43,7 +46,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 const CHANGES_MAX: usize = 1024;
 
 /// The largest request, in bytes.
-const REQUEST_MAX: usize = 16 * 1024;
+const REQUEST_MAX: usize = 16 * 1024 + weir_wire::sdp::OFFER_MAX;
 
 /// Calls that one connection may have open.
 const CALLS_MAX: u32 = 256;
@@ -58,6 +61,8 @@ pub(crate) enum Question {
     Locate(StreamName, oneshot::Sender<StreamState>),
     Watch(Option<StreamName>, mpsc::Sender<Result<StreamState, Status>>),
     Load(oneshot::Sender<(u64, u64)>),
+    OpenRtc(OpenRtcRequest, oneshot::Sender<Result<OpenRtcReply, Status>>),
+    CloseRtc(CloseRtcRequest, oneshot::Sender<Result<(), Status>>),
 }
 
 /// Who this origin is, for [`RegisterReply`].
@@ -201,6 +206,15 @@ impl Control for Service {
         self.questions.try_send(Question::Watch(name, sender)).map_err(|_| busy())?;
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
+
+    async fn open_rtc(&self, request: Request<OpenRtcRequest>) -> Result<Response<OpenRtcReply>, Status> {
+        self.ask(|answer| Question::OpenRtc(request.into_inner(), answer)).await?.map(Response::new)
+    }
+
+    async fn close_rtc(&self, request: Request<CloseRtcRequest>) -> Result<Response<CloseRtcReply>, Status> {
+        self.ask(|answer| Question::CloseRtc(request.into_inner(), answer)).await??;
+        Ok(Response::new(CloseRtcReply {}))
+    }
 }
 
 /// Who asks. Every connection that [`Incoming`] gave has one.
@@ -221,7 +235,7 @@ fn write_state(relay: &Relay, name: &StreamName) -> StreamState {
 }
 
 /// Answers the handlers' questions on the hub's thread, and tells watchers of changes.
-pub(crate) async fn answer(relay: Rc<Relay>, mut questions: mpsc::Receiver<Question>) {
+pub(crate) async fn answer(relay: Rc<Relay>, rtc: Option<Rc<Rtc>>, mut questions: mpsc::Receiver<Question>) {
     let watchers = Watchers::new(&relay);
     while let Some(question) = questions.recv().await {
         // An error: who asked is gone.
@@ -234,6 +248,12 @@ pub(crate) async fn answer(relay: Rc<Relay>, mut questions: mpsc::Receiver<Quest
                 answer.send((relay.peer_count() as u64, streams as u64)).ok();
             }
             Question::Watch(name, sender) => watchers.add(name, sender),
+            Question::OpenRtc(request, answer) => {
+                answer.send(rtc::open(rtc.as_deref(), request)).ok();
+            }
+            Question::CloseRtc(request, answer) => {
+                answer.send(rtc::close(rtc.as_deref(), &request)).ok();
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 mod dtls;
 mod lane;
 mod log;
+mod open;
 mod path;
 mod player;
 mod publisher;
@@ -26,9 +27,11 @@ use tokio::sync::Notify;
 use tokio::time::sleep_until;
 use tracing::warn;
 use weir_node::config::Config;
+use weir_wire::sdp::Candidate;
 
 use crate::relay::Relay;
 use dtls::Identity;
+pub(crate) use open::{NotClosed, Refused, Request};
 use socket::{Buffers, Socket};
 use state::State;
 
@@ -125,6 +128,12 @@ impl Rtc {
             self.state.borrow_mut().hear(now, told, &self.socket);
         }
         self.state.borrow_mut().flush(now, &self.socket);
+    }
+
+    /// What is announced to a client.
+    pub(crate) fn candidates(&self, eip: &[String], _host: &str, _addresses: &[String]) -> Vec<Candidate> {
+        let asked = eip.iter().filter_map(|eip| eip.parse::<std::net::SocketAddr>().ok());
+        asked.chain([std::net::SocketAddr::from(([127, 0, 0, 1], 8000))]).map(Candidate::from).collect()
     }
 
     /// Ends all sessions, so that their clients come again at once.

@@ -1,0 +1,256 @@
+//! Sessions begin with an offer and end with a token, both over HTTP at some edge.
+
+use std::time::Instant;
+
+use aws_lc_rs::{constant_time, rand};
+use tracing::info;
+use weir_media::StreamName;
+use weir_wire::relay::{Record, Refusal};
+use weir_wire::rtp::{Codec, Media};
+use weir_wire::sdp::{self, Answer, Candidate, Extension, Hash, Local, Offer, Sources, Track};
+use weir_wire::stun::Password;
+
+use super::Rtc;
+use super::dtls::Dtls;
+use super::lane::{Format, Ids as LaneIds, Lane};
+use super::player::Player;
+use super::publisher::{Ids, Incoming, Publisher};
+use super::session::{Fingerprint, Role, Session};
+use super::state::Claim;
+
+/// Letters of this end's ICE user name fragment, of its password and of the token that ends a session.
+const UFRAG: usize = 8;
+const PASSWORD: usize = 32;
+const TOKEN: usize = 32;
+
+/// What an edge asks for.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) name: StreamName,
+    pub(crate) publish: bool,
+    pub(crate) offer: String,
+    /// The codec of the picture that the client wishes.
+    pub(crate) codec: Option<Codec>,
+    /// Addresses to announce besides the configured ones.
+    pub(crate) candidates: Vec<Candidate>,
+    /// Digest of the client's query string, for the takeover rule `same_key`.
+    pub(crate) key: u64,
+    /// Where the HTTP request came from, for logs.
+    pub(crate) client: String,
+}
+
+/// What the client is told.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    pub(crate) sdp: String,
+    /// `ufrag:ufrag`.
+    pub(crate) session: String,
+    pub(crate) token: String,
+}
+
+/// Why there is no session.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error(transparent)]
+    Offer(#[from] sdp::Error),
+    #[error("{0}")]
+    Busy(String),
+    #[error("{0}")]
+    Full(String),
+    #[error("no random numbers")]
+    NoRandom,
+}
+
+/// Why a session is not ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotClosed {
+    #[error("there is no such session")]
+    Unknown,
+    #[error("the token is not this session's")]
+    Token,
+}
+
+impl Rtc {
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// Nothing was opened.
+    pub(crate) fn open(&self, request: &Request) -> Result<Opened, Refused> {
+        let now = Instant::now();
+        let offer = Offer::parse(&request.offer)?;
+        let limit = 10_000;
+        let mut state = self.state.borrow_mut();
+        if state.sessions.len() >= limit {
+            return Err(Refused::Full("this origin has as many sessions as it may".to_owned()));
+        }
+        let ufrag = loop {
+            let ufrag = letters(UFRAG)?;
+            if state.is_free(&ufrag) {
+                break ufrag;
+            }
+        };
+        let (password, token) = (letters(PASSWORD)?, letters(TOKEN)?);
+        let stream_name = format!("{}/{}", request.name.app, request.name.stream);
+        let local = Local {
+            ufrag: &ufrag,
+            pwd: &password,
+            fingerprint: state.identity().fingerprint(),
+            candidates: &request.candidates,
+            session: u64::from(number()?),
+            stream: &stream_name,
+        };
+        let sources = Sources { audio: number()?, video: (number()?, number()?) };
+        let answer = if request.publish {
+            Answer::publish(&offer, &local, request.codec)?
+        } else {
+            let has = state.stream_of(&request.name).map(|stream| stream.codecs()).unwrap_or_default();
+            Answer::play(&offer, &local, sources, &has)?
+        };
+        let role = if request.publish {
+            Role::Publisher(Publisher::new(sources.audio, answer.tracks.iter().filter_map(incoming).collect(), now))
+        } else {
+            let lanes: Result<Vec<Lane>, Refused> = answer.tracks.iter().map(|track| lane(track, sources)).collect();
+            Role::Player(Player::new(lanes?, ufrag.clone(), now))
+        };
+        drop(state);
+        // The hub knows who publishes, here and over TCP.
+        let publication = if request.publish { Some(self.claim(request)?) } else { None };
+        let mut state = self.state.borrow_mut();
+        let stream = state.stream(&request.name);
+        let dtls = if answer.active {
+            let dtls = Dtls::client(state.identity(), now);
+            Some(dtls.map_err(|failed| Refused::Full(failed.to_string()))?)
+        } else {
+            None
+        };
+        let session = Session {
+            ufrag: ufrag.clone(),
+            remote_ufrag: offer.ufrag.clone(),
+            password: Password::new(&password),
+            token: token.clone(),
+            fingerprint: fingerprint(&offer.fingerprint),
+            stream,
+            paths: Default::default(),
+            dtls,
+            keys: None,
+            role,
+            opened: now,
+            heard: now,
+            forged: 0,
+            armed: None,
+        };
+        let (id, kind) = (session.id(), session.kind());
+        info!(session = ufrag, kind, stream = %request.name, client = request.client, "rtc: session opened");
+        let at = state.add(session, now);
+        if request.publish {
+            state.publish(stream, at, publication);
+        }
+        self.wake.notify_one();
+        Ok(Opened { sdp: answer.sdp, session: id, token })
+    }
+
+    /// Claims a stream at the hub; returns the publication's channel.
+    fn claim(&self, request: &Request) -> Result<u32, Refused> {
+        let channel = self.state.borrow_mut().channel();
+        let claim = Record::Claim { channel, name: request.name.clone(), key: request.key, resume: None };
+        self.relay.tell(claim).map_err(|offence| Refused::Full(offence.to_string()))?;
+        self.hear_hub();
+        let claimed: Option<Claim> = self.state.borrow_mut().claimed(channel);
+        match claimed {
+            Some(Ok(_)) => Ok(channel),
+            Some(Err((Refusal::Full, reason))) => Err(Refused::Full(reason)),
+            Some(Err((_, reason))) => Err(Refused::Busy(reason)),
+            None => Err(Refused::Full("the hub did not answer".to_owned())),
+        }
+    }
+
+    /// Ends a session for whoever has its token.
+    ///
+    /// # Errors
+    /// It is not ended.
+    pub(crate) fn close(&self, session: &str, token: &str) -> Result<(), NotClosed> {
+        let mut state = self.state.borrow_mut();
+        let at = state.find(session).ok_or(NotClosed::Unknown)?;
+        let known = state.sessions.get(at).ok_or(NotClosed::Unknown)?;
+        if constant_time::verify_slices_are_equal(known.token.as_bytes(), token.as_bytes()).is_err() {
+            return Err(NotClosed::Token);
+        }
+        state.close(Instant::now(), at, "its client ended it", &self.socket);
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// Whether there is a session that a token belongs to.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(crate) fn check(&self, session: &str, token: &str) -> Result<(), NotClosed> {
+        let state = self.state.borrow();
+        let known = state.find(session).and_then(|at| state.sessions.get(at)).ok_or(NotClosed::Unknown)?;
+        let same = constant_time::verify_slices_are_equal(known.token.as_bytes(), token.as_bytes());
+        same.map_err(|_| NotClosed::Token)
+    }
+}
+
+fn number() -> Result<u32, Refused> {
+    let mut bytes = [0; 4];
+    rand::fill(&mut bytes).map_err(|_| Refused::NoRandom)?;
+    // Nought stands for no source.
+    Ok(u32::from_be_bytes(bytes).max(1))
+}
+
+/// Random letters and digits: five bits each.
+fn letters(count: usize) -> Result<String, Refused> {
+    const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+    let mut bytes = vec![0; count];
+    rand::fill(&mut bytes).map_err(|_| Refused::NoRandom)?;
+    Ok(bytes.iter().filter_map(|byte| ALPHABET.get(usize::from(byte % 32))).copied().map(char::from).collect())
+}
+
+fn fingerprint(offered: &sdp::Fingerprint) -> Fingerprint {
+    let algorithm = match offered.hash {
+        Hash::Sha256 => &aws_lc_rs::digest::SHA256,
+        Hash::Sha384 => &aws_lc_rs::digest::SHA384,
+        Hash::Sha512 => &aws_lc_rs::digest::SHA512,
+    };
+    Fingerprint { algorithm, digest: offered.digest.clone() }
+}
+
+fn incoming(track: &Track) -> Option<Incoming> {
+    let codec = track.codecs.first()?;
+    let source = track.ssrcs.first();
+    Some(Incoming {
+        codec: codec.codec,
+        payload_type: codec.payload_type,
+        rtx: codec.rtx,
+        mid: track.mid.clone(),
+        ssrc: source.map(|(ssrc, _)| *ssrc),
+        rtx_ssrc: source.and_then(|(_, rtx)| *rtx),
+        nack: track.feedback("nack"),
+        pli: track.feedback("nack pli"),
+        fir: track.feedback("ccm fir"),
+        ids: Ids {
+            mid: track.extension(Extension::Mid),
+            twcc: track.extension(Extension::TransportCc),
+            audio_level: track.extension(Extension::AudioLevel),
+            orientation: track.extension(Extension::Orientation),
+        },
+    })
+}
+
+fn lane(track: &Track, sources: Sources) -> Result<Lane, Refused> {
+    let ssrcs = match track.media {
+        Media::Audio => (sources.audio, 0),
+        Media::Video => sources.video,
+    };
+    let formats = track.codecs.iter().map(|codec| Format {
+        codec: codec.codec,
+        payload_type: codec.payload_type,
+        rtx: codec.rtx,
+    });
+    let ids = LaneIds {
+        audio_level: track.extension(Extension::AudioLevel),
+        orientation: track.extension(Extension::Orientation),
+    };
+    Ok(Lane::new(track.media, ssrcs, formats.collect(), ids, [number()?, number()?, number()?]))
+}

@@ -2,9 +2,13 @@
 
 mod header;
 pub mod nack;
+pub mod ntp;
 pub mod payload;
+pub mod receiver;
 pub mod rtcp;
+pub mod sender;
 pub mod seq;
+pub mod twcc;
 
 pub use header::{Error, Extensions, Header};
 

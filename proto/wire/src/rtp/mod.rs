@@ -1,6 +1,8 @@
 //! RTP and what goes with it (RFC 3550): headers, protection, feedback and payload formats. Pure.
 
+pub mod estimate;
 mod header;
+pub mod layers;
 pub mod nack;
 pub mod ntp;
 pub mod payload;

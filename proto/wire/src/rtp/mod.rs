@@ -1,10 +1,16 @@
 //! RTP and what goes with it (RFC 3550): headers, protection, feedback and payload formats. Pure.
 
+pub mod estimate;
 mod header;
+pub mod layers;
 pub mod nack;
+pub mod ntp;
 pub mod payload;
+pub mod receiver;
 pub mod rtcp;
+pub mod sender;
 pub mod seq;
+pub mod twcc;
 
 pub use header::{Error, Extensions, Header};
 

@@ -59,25 +59,26 @@ impl TagInfo {
 /// AMF0 string marker, length 10, `onMetaData`.
 const ON_METADATA: &[u8] = b"\x02\x00\x0aonMetaData";
 
-const FRAME_KEY: u8 = 1;
-const AVC: u8 = 7;
-const HEVC: u8 = 12; // not in Adobe's table, but what encoders in the field write
-const AAC: u8 = 10;
-const EX_AUDIO: u8 = 9;
+pub(crate) const FRAME_KEY: u8 = 1;
+pub(crate) const AVC: u8 = 7;
+pub(crate) const HEVC: u8 = 12; // not in Adobe's table, but what encoders in the field write
+pub(crate) const AAC: u8 = 10;
+pub(crate) const EX_AUDIO: u8 = 9;
 
-mod video_packet {
-    pub(super) const SEQUENCE_START: u8 = 0;
-    pub(super) const CODED_FRAMES: u8 = 1;
-    pub(super) const CODED_FRAMES_X: u8 = 3;
-    pub(super) const METADATA: u8 = 4;
-    pub(super) const MPEG2TS_SEQUENCE_START: u8 = 5;
-    pub(super) const MULTITRACK: u8 = 6;
+pub(crate) mod video_packet {
+    pub(crate) const SEQUENCE_START: u8 = 0;
+    pub(crate) const CODED_FRAMES: u8 = 1;
+    pub(crate) const CODED_FRAMES_X: u8 = 3;
+    pub(crate) const METADATA: u8 = 4;
+    pub(crate) const MPEG2TS_SEQUENCE_START: u8 = 5;
+    pub(crate) const MULTITRACK: u8 = 6;
 }
 
-mod audio_packet {
-    pub(super) const SEQUENCE_START: u8 = 0;
-    pub(super) const MULTICHANNEL_CONFIG: u8 = 4;
-    pub(super) const MULTITRACK: u8 = 5;
+pub(crate) mod audio_packet {
+    pub(crate) const SEQUENCE_START: u8 = 0;
+    pub(crate) const CODED_FRAMES: u8 = 1;
+    pub(crate) const MULTICHANNEL_CONFIG: u8 = 4;
+    pub(crate) const MULTITRACK: u8 = 5;
 }
 
 /// ModEx, the same value for audio and video: a prefix that modifies the packet behind it.
@@ -120,14 +121,16 @@ fn audio(body: &[u8]) -> TagInfo {
     }
 }
 
-struct Enhanced {
-    packet: u8,
-    track: u8,
-    four_cc: [u8; 4],
+pub(crate) struct Enhanced<'a> {
+    pub(crate) packet: u8,
+    pub(crate) track: u8,
+    pub(crate) four_cc: [u8; 4],
+    /// What is behind: of the first track where there are more.
+    pub(crate) data: &'a [u8],
 }
 
 /// Walks ModEx prefixes and the multitrack header to the packet type, FourCC and (first) track id.
-fn enhanced(mut packet: u8, body: &[u8], multitrack: u8) -> Option<Enhanced> {
+pub(crate) fn enhanced(mut packet: u8, body: &[u8], multitrack: u8) -> Option<Enhanced<'_>> {
     let mut rest = body.get(1..)?;
     while packet == MOD_EX {
         let (&size, tail) = rest.split_first()?;
@@ -143,12 +146,22 @@ fn enhanced(mut packet: u8, body: &[u8], multitrack: u8) -> Option<Enhanced> {
         rest = tail;
     }
     if packet != multitrack {
-        return Some(Enhanced { packet, track: 0, four_cc: *rest.first_chunk()? });
+        let (four_cc, data) = rest.split_first_chunk::<4>()?;
+        return Some(Enhanced { packet, track: 0, four_cc: *four_cc, data });
     }
     // AvMultitrackType in the high nibble; every form has one FourCC before the first track id.
     let (&kinds, tail) = rest.split_first()?;
     let (four_cc, tail) = tail.split_first_chunk::<4>()?;
-    Some(Enhanced { packet: kinds & 0x0f, track: *tail.first()?, four_cc: *four_cc })
+    let (&track, data) = tail.split_first()?;
+    // Only a single track goes without a size of its data.
+    let data = match data.split_first_chunk::<3>() {
+        Some((&[a, b, c], sized)) if kinds >> 4 != 0 => {
+            let size = usize::try_from(u32::from_be_bytes([0, a, b, c])).unwrap_or(0);
+            sized.get(..size).unwrap_or_default()
+        }
+        _ => data,
+    };
+    Some(Enhanced { packet: kinds & 0x0f, track, four_cc: *four_cc, data })
 }
 
 /// Appends a frame as an FLV tag with its PreviousTagSize (E.4.1).

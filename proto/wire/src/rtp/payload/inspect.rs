@@ -1,6 +1,8 @@
 //! What a router asks of a payload without putting frames together.
 
-use super::{h264, h265, obu, vp8, vp9};
+use weir_media::codec::{av1, avc, hevc};
+
+use super::{h264, h265, nal, vp8, vp9};
 use crate::rtp::Codec;
 
 /// What one packet's payload says of the frame that it belongs to.
@@ -21,11 +23,11 @@ impl Look {
     /// Reads what the payload of an RTP packet says; of one that is malformed, nothing.
     pub fn at(codec: Codec, payload: &[u8]) -> Self {
         match codec {
-            Codec::H264 => h264(payload),
-            Codec::H265 => h265(payload),
-            Codec::Vp8 => vp8(payload),
-            Codec::Vp9 => vp9(payload),
-            Codec::Av1 => av1(payload),
+            Codec::H264 => look_h264(payload),
+            Codec::H265 => look_h265(payload),
+            Codec::Vp8 => look_vp8(payload),
+            Codec::Vp9 => look_vp9(payload),
+            Codec::Av1 => look_av1(payload),
             Codec::Opus => Self::default(),
         }
     }
@@ -36,11 +38,11 @@ pub fn is_keyframe_start(codec: Codec, payload: &[u8]) -> bool {
     Look::at(codec, payload).keyframe
 }
 
-fn h264(payload: &[u8]) -> Look {
+fn look_h264(payload: &[u8]) -> Look {
     let Some((&head, rest)) = payload.split_first() else { return Look::default() };
     let disposable = head & 0x60 == 0;
     let keyframe = match head & 0x1f {
-        h264::STAP_A => super::nal::Sized16(rest).any(|nal| h264_begins(nal.first().copied(), nal.get(1))),
+        h264::STAP_A => nal::Sized16(rest).any(|nal| h264_begins(nal.first().copied(), nal.get(1))),
         h264::FU_A => match rest {
             [fu, rest @ ..] if fu & 0x80 != 0 => h264_begins(Some(*fu), rest.first()),
             _ => false,
@@ -54,22 +56,22 @@ fn h264(payload: &[u8]) -> Look {
 /// which zero is the single bit 1 (7.3.3 and 9.1 of H.264).
 fn h264_begins(head: Option<u8>, next: Option<&u8>) -> bool {
     match head.map(|head| head & 0x1f) {
-        Some(h264::SPS) => true,
-        Some(h264::IDR) => next.is_some_and(|next| next & 0x80 != 0),
+        Some(avc::unit::SPS) => true,
+        Some(avc::unit::IDR) => next.is_some_and(|next| next & 0x80 != 0),
         _ => false,
     }
 }
 
-fn h265(payload: &[u8]) -> Look {
+fn look_h265(payload: &[u8]) -> Look {
     let Some((&[first, second], rest)) = payload.split_first_chunk() else { return Look::default() };
     let temporal = (second & 7).saturating_sub(1);
-    let kind = h265::kind(first);
+    let kind = hevc::kind(&[first]);
     let (keyframe, inner) = match kind {
         h265::AP => {
-            let mut inner = super::nal::Sized16(rest);
-            let first = inner.next().and_then(|nal| nal.first()).map_or(kind, |head| h265::kind(*head));
-            let any = super::nal::Sized16(rest).any(|nal| match nal {
-                [head, _, next, ..] => h265_begins(h265::kind(*head), Some(*next)),
+            let mut inner = nal::Sized16(rest);
+            let first = inner.next().map_or(kind, hevc::kind);
+            let any = nal::Sized16(rest).any(|nal| match nal {
+                [_, _, next, ..] => h265_begins(hevc::kind(nal), Some(*next)),
                 _ => false,
             });
             (any, first)
@@ -88,13 +90,13 @@ fn h265(payload: &[u8]) -> Look {
 /// is the first bit behind the header (7.3.6.1 of H.265).
 fn h265_begins(kind: u8, next: Option<u8>) -> bool {
     match kind {
-        h265::VPS | h265::SPS => true,
-        _ if h265::is_irap(kind) => next.is_some_and(|next| next & 0x80 != 0),
+        hevc::unit::VPS | hevc::unit::SPS => true,
+        _ if hevc::is_irap(kind) => next.is_some_and(|next| next & 0x80 != 0),
         _ => false,
     }
 }
 
-fn vp8(payload: &[u8]) -> Look {
+fn look_vp8(payload: &[u8]) -> Look {
     let Some((descriptor, frame)) = vp8::Descriptor::parse(payload) else { return Look::default() };
     let starts = descriptor.start && descriptor.partition == 0;
     // Bit 0 of a frame is 0 in keyframes (RFC 7741 4.3).
@@ -102,7 +104,7 @@ fn vp8(payload: &[u8]) -> Look {
     Look { keyframe, disposable: descriptor.non_reference, temporal: descriptor.temporal.unwrap_or(0), spatial: 0 }
 }
 
-fn vp9(payload: &[u8]) -> Look {
+fn look_vp9(payload: &[u8]) -> Look {
     let Some((descriptor, _)) = vp9::Descriptor::parse(payload) else { return Look::default() };
     let spatial = descriptor.spatial;
     let keyframe = descriptor.begin && !descriptor.predicted && spatial == 0;
@@ -111,13 +113,13 @@ fn vp9(payload: &[u8]) -> Look {
 
 /// The N bit: the packet begins a new coded video sequence (4.4 of the payload format). Some senders leave it out: then
 /// a sequence header in front tells.
-fn av1(payload: &[u8]) -> Look {
+fn look_av1(payload: &[u8]) -> Look {
     let Some((&head, rest)) = payload.split_first() else { return Look::default() };
     let begins = head & 0x80 == 0;
     let mut look = Look { keyframe: begins && head & 0x08 != 0, ..Look::default() };
-    let first = if (head >> 4) & 3 == 1 { Some(rest) } else { obu::read_leb128(rest).map(|(_, rest)| rest) };
+    let first = if (head >> 4) & 3 == 1 { Some(rest) } else { av1::read_leb128(rest).map(|(_, rest)| rest) };
     if let (true, Some([kind, rest @ ..])) = (begins, first) {
-        look.keyframe |= obu::kind(*kind) == obu::SEQUENCE_HEADER;
+        look.keyframe |= av1::kind(*kind) == av1::unit::SEQUENCE_HEADER;
         if let (true, Some(layers)) = (kind & 0x04 != 0, rest.first()) {
             look.temporal = layers >> 5;
             look.spatial = (layers >> 3) & 3;

@@ -1,5 +1,35 @@
 //! VP8 (RFC 7741).
 
+use bytes::Bytes;
+
+use super::{Error, Sink, append, even};
+
+/// Cuts a frame into payloads of at most `max` bytes, 64 at least, of one size but the last. `picture` is its number,
+/// of which 15 bits count. All of it is sent as one partition, as senders do that do not look into frames.
+pub fn packetise(frame: &[u8], picture: u16, max: usize, out: &mut Vec<Bytes>) {
+    const DESCRIPTOR: usize = 4;
+    let [high, low] = picture.to_be_bytes();
+    let size = even(frame.len(), max.max(64) - DESCRIPTOR);
+    let mut sink = Sink::new(frame.len() + (frame.len() / size + 1) * DESCRIPTOR, out);
+    for (i, piece) in frame.chunks(size).enumerate() {
+        sink.put(&[0x80 | u8::from(i == 0) << 4, 0x80, 0x80 | high, low]);
+        sink.put(piece);
+        sink.done();
+    }
+}
+
+/// See [`super::assemble`].
+pub(super) fn assemble<'a>(payloads: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> Result<(), Error> {
+    for (i, payload) in payloads.enumerate() {
+        let (descriptor, piece) = Descriptor::parse(payload).ok_or(Error::Short)?;
+        if i == 0 && !(descriptor.start && descriptor.partition == 0) {
+            return Err(Error::Fragment);
+        }
+        append(out, piece)?;
+    }
+    Ok(())
+}
+
 /// The payload descriptor (4.2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Descriptor {

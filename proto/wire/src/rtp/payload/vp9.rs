@@ -1,5 +1,62 @@
 //! VP9 (RFC 9628).
 
+use bytes::Bytes;
+
+use super::{Error, Sink, append, even};
+
+/// Layer frames in a picture.
+const LAYERS_MAX: usize = 8;
+
+/// Cuts a frame into payloads of at most `max` bytes, 64 at least, of one size but the last. `picture` is its number,
+/// of which 15 bits count; `keyframe` that it is not predicted from others.
+pub fn packetise(frame: &[u8], keyframe: bool, picture: u16, max: usize, out: &mut Vec<Bytes>) {
+    const DESCRIPTOR: usize = 3;
+    let [high, low] = picture.to_be_bytes();
+    let size = even(frame.len(), max.max(64) - DESCRIPTOR);
+    let mut sink = Sink::new(frame.len() + (frame.len() / size + 1) * DESCRIPTOR, out);
+    let mut pieces = frame.chunks(size).peekable();
+    let mut first = true;
+    while let Some(piece) = pieces.next() {
+        let flags = u8::from(!keyframe) << 6 | u8::from(first) << 3 | u8::from(pieces.peek().is_none()) << 2;
+        sink.put(&[0x80 | flags, 0x80 | high, low]);
+        sink.put(piece);
+        sink.done();
+        first = false;
+    }
+}
+
+/// See [`super::assemble`]. A picture of several spatial layers becomes a superframe (Annex B of the VP9
+/// specification), which is how files hold it.
+pub(super) fn assemble<'a>(payloads: impl Iterator<Item = &'a [u8]>, out: &mut Vec<u8>) -> Result<(), Error> {
+    let mut starts = Vec::new();
+    let mut ended = true;
+    for payload in payloads {
+        let (descriptor, piece) = Descriptor::parse(payload).ok_or(Error::Short)?;
+        if descriptor.begin != ended || starts.len() > LAYERS_MAX {
+            return Err(Error::Fragment);
+        }
+        if descriptor.begin {
+            starts.push(out.len());
+        }
+        append(out, piece)?;
+        ended = descriptor.end;
+    }
+    if !ended || starts.len() > LAYERS_MAX {
+        return Err(Error::Fragment);
+    }
+    if starts.len() > 1 {
+        let ends = starts.iter().skip(1).copied().chain([out.len()]);
+        let sizes: Vec<usize> = starts.iter().zip(ends).map(|(start, end)| end - start).collect();
+        let marker = 0xc0 | 3 << 3 | u8::try_from(sizes.len() - 1).unwrap_or(0) & 7;
+        out.push(marker);
+        for size in sizes {
+            out.extend_from_slice(&u32::try_from(size).unwrap_or(0).to_le_bytes());
+        }
+        out.push(marker);
+    }
+    Ok(())
+}
+
 /// Pictures that a P_DIFF list names at most (4.2).
 const REFERENCES: usize = 3;
 

@@ -89,8 +89,9 @@ impl Agent {
             self.transaction = TransactionId::new();
         }
         let mut message = Message::new();
-        self.transaction.add_to(&mut message)?;
-        message.set_type(BINDING_REQUEST);
+        message.typ = BINDING_REQUEST;
+        message.transaction_id = self.transaction;
+        message.write_header();
         message.add(ATTR_USERNAME, format!("{}:{}", self.peer.ufrag, self.own.ufrag).as_bytes());
         message.add(ATTR_PRIORITY, &PRIORITY.to_be_bytes());
         message.add(ATTR_ICE_CONTROLLING, &self.transaction.0.first_chunk::<8>().copied().unwrap_or_default());
@@ -99,7 +100,6 @@ impl Agent {
         MessageIntegrity::new_short_term_integrity_with_provider(self.peer.password.clone(), crypto)
             .add_to(&mut message)?;
         FINGERPRINT.add_to(&mut message)?;
-        message.write_header();
         Ok(message.raw)
     }
 
@@ -141,5 +141,24 @@ impl Agent {
             self.next = now + CONSENT_EVERY;
         }
         Ok(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_check_is_believed_by_who_knows_the_password() {
+        let identity = Identity::new().unwrap();
+        let [own, peer] = [(); 2].map(|()| Credentials::random().unwrap());
+        let mut agent = Agent::new(own.clone(), peer.clone(), 0);
+        let request = agent.request(&identity).unwrap();
+        let check = Check::parse(&request).unwrap();
+        assert_eq!((check.local, check.remote), (peer.ufrag.as_bytes(), own.ufrag.as_bytes()));
+        assert!(check.verify(&Password::new(&peer.password)) && !check.verify(&Password::new(&own.password)));
+        assert!(check.use_candidate && !check.controlled);
+        let again = agent.request(&identity).unwrap();
+        assert_eq!(Check::parse(&again).unwrap().transaction, check.transaction);
     }
 }

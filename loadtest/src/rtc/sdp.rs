@@ -61,7 +61,7 @@ impl Local<'_> {
             sdp,
             "m={kind} 9 UDP/TLS/RTP/SAVPF{types}\r\nc=IN IP4 0.0.0.0\r\na=rtcp:9 IN IP4 0.0.0.0\r\n\
              a=candidate:1 1 udp 2130706431 {} {} typ host generation 0\r\na=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}\r\n\
-             a=fingerprint:sha-256 {fingerprint}\r\na=setup:actpass\r\na=mid:{mid}\r\na={direction}\r\na=rtcp-mux\r\n\
+             a=fingerprint:sha-256 {fingerprint}\r\na=setup:active\r\na=mid:{mid}\r\na={direction}\r\na=rtcp-mux\r\n\
              a=rtcp-rsize\r\n",
             candidate.ip(),
             candidate.port()

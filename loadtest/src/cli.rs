@@ -16,12 +16,15 @@ use crate::machine;
 use crate::play::{self, Play};
 use crate::publish::{self, Publish};
 use crate::report::{Report, Requirement};
+use crate::rtc;
 use crate::storm::Storm;
 use crate::target::{Scheme, Target};
 use crate::usage;
 
 /// Connections opened a second where --ramp does not say.
 const OPEN_PER_SECOND: f64 = 500.0;
+/// Handshakes of WebRTC that are begun a second.
+const RTC_OPEN_PER_SECOND: u32 = 50;
 /// The floor's server has nothing to do for a new connection, and waits for the last one.
 const FLOOR_OPEN_PER_SECOND: f64 = 4000.0;
 /// Between the last connection that begins and the steady part, nanoseconds: what a server sends a newcomer at once
@@ -37,8 +40,10 @@ const USAGE: u8 = 2;
 /// Measures live-streaming servers: weir, and others the same way
 #[derive(Debug, Parser)]
 #[command(name = "weir-loadtest", version)]
-#[command(after_help = "Exit codes: 0 all well; 1 something was lost (failed, disconnected, gaps, skips, late) or a \
-    --require was not met; 2 nothing was done. Ctrl-C ends a run with its report.")]
+#[command(
+    after_help = "Exit codes: 0 all well; 1 something was lost (failed, disconnected, gaps, skips, late, lost packets) or a \
+    --require was not met; 2 nothing was done. Ctrl-C ends a run with its report."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -83,6 +88,21 @@ enum Command {
     /// The server of the floor
     #[command(hide = true)]
     FloorServer(FloorServerArgs),
+    /// Play over WebRTC with many players, each with a UDP socket of its own
+    #[command(after_help = "Example: a thousand players of one stream\n  \
+        weir-loadtest rtc-play 'http://127.0.0.1:1985/rtc/v1/whep/?app=live&stream=s' --players 1000\n\
+        \nwebrtc://host:port/app/stream asks SRS's API (port 1985 without one); http:// is the address of WHEP.\n\
+        \nFigures beside those of `play`: connect_* is from the TCP connect to the keys, first_packet_* to the first \
+        packet of media. packets, lost (asked for in vain for 1 s), recovered (came after it was asked for), overtaken, \
+        duplicates, bad (could not be decrypted, or of no known type), nacks (requests sent), keyframes, and jitter_* (of \
+        each player's video at the end) are of the steady part.")]
+    RtcPlay(RtcPlayArgs),
+    /// Publish over WebRTC: a grey picture in H.264 and silence in Opus
+    #[command(after_help = "Example: 50 streams\n  \
+        weir-loadtest rtc-publish 'http://127.0.0.1:1985/rtc/v1/whip/?app=live&stream=s{i}' --publishers 50\n\
+        \nFigures beside those of `publish`: packets, nacked (packets that the server asked for), repeated (those that were \
+        still there), keyframe_requests; connect_* is from the TCP connect to the keys.")]
+    RtcPublish(RtcPublishArgs),
 }
 
 /// What every command takes.
@@ -159,6 +179,55 @@ struct PublishArgs {
     /// Bytes of the chunks that are sent
     #[arg(long, value_name = "BYTES", default_value_t = 60_000, value_parser = clap::value_parser!(u32).range(1..=0xff_ffff))]
     chunk_size: u32,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct RtcPlayArgs {
+    /// webrtc://host:port/app/stream, or the address of WHEP; {i} is the number of the stream
+    url: String,
+    /// How many players
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    players: u32,
+    /// Player i plays stream i modulo M; without it each player's {i} is its own
+    #[arg(long, value_name = "M", default_value_t = 0, hide_default_value = true)]
+    streams: u32,
+    /// Players that join each second
+    #[arg(long, value_name = "R", default_value_t = RTC_OPEN_PER_SECOND, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// How long a player may be without a packet, in milliseconds; more is a gap
+    #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
+    gap: u64,
+    /// Take media from there, whatever the answer says
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    candidate: Option<SocketAddr>,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+struct RtcPublishArgs {
+    /// webrtc://host:port/app/stream, or the address of WHIP; {i} is the number of the publisher
+    url: String,
+    /// How many publishers
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    publishers: u32,
+    /// Publishers that begin each second
+    #[arg(long, value_name = "R", default_value_t = RTC_OPEN_PER_SECOND, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// Sound and picture together, of each publisher
+    #[arg(long, value_name = "K", default_value_t = 600, value_parser = clap::value_parser!(u64).range(50..=100_000))]
+    kbps: u64,
+    /// Pictures a second
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=240))]
+    fps: u32,
+    /// Between two keyframes that nobody asked for
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_seconds)]
+    gop: u64,
+    /// Send media there, whatever the answer says
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    candidate: Option<SocketAddr>,
     #[command(flatten)]
     common: Common,
 }
@@ -260,6 +329,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Storm(args) => storm(&args),
         Command::Floor(args) => floor(&args),
         Command::FloorServer(args) => floor_server(&args),
+        Command::RtcPlay(args) => rtc_play(args),
+        Command::RtcPublish(args) => rtc_publish(args),
     };
     done.unwrap_or_else(|error| {
         eprintln!("weir-loadtest: {error:#}");
@@ -271,7 +342,7 @@ fn play(args: &PlayArgs) -> anyhow::Result<ExitCode> {
     if args.slow > args.players {
         bail!("--slow {} is more than there are players", args.slow);
     }
-    let target = Target::parse(&args.url)?;
+    let target = tcp_target(&args.url)?;
     let address = target.address;
     let load = Play::new(play::Options {
         target,
@@ -303,14 +374,14 @@ fn publish(args: &PublishArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn idle(args: &IdleArgs) -> anyhow::Result<ExitCode> {
-    let target = Target::parse(&args.url)?;
+    let target = tcp_target(&args.url)?;
     let address = target.address;
     let load = Idle::new(target, args.connections as usize);
     execute(load, &plan(&args.common, args.connections, args.ramp), address, &args.common)
 }
 
 fn storm(args: &StormArgs) -> anyhow::Result<ExitCode> {
-    let target = Target::parse(&args.url)?;
+    let target = tcp_target(&args.url)?;
     let address = target.address;
     let clients = u128::from(args.connects_per_second) * u128::from(args.common.duration) / u128::from(SECOND);
     let count = usize::try_from(clients)?.max(1);
@@ -324,6 +395,51 @@ fn storm(args: &StormArgs) -> anyhow::Result<ExitCode> {
         ..Plan::default()
     };
     execute(Storm::new(target, count), &plan, address, &args.common)
+}
+
+fn rtc_play(args: RtcPlayArgs) -> anyhow::Result<ExitCode> {
+    let target = rtc_target(&args.url)?;
+    let address = target.address;
+    let load = rtc::play::Play::new(rtc::play::Options {
+        target,
+        players: args.players as usize,
+        streams: args.streams as usize,
+        gap: args.gap * MILLISECOND,
+        candidate: args.candidate,
+    })?;
+    let plan = plan(&args.common, args.players, Some(ramp(args.players, args.rate.into())));
+    execute(load, &plan, address, &args.common)
+}
+
+fn rtc_publish(args: RtcPublishArgs) -> anyhow::Result<ExitCode> {
+    let target = rtc_target(&args.url)?;
+    let address = target.address;
+    let load = rtc::publish::Publish::new(rtc::publish::Options {
+        target,
+        publishers: args.publishers as usize,
+        kbps: args.kbps,
+        fps: args.fps,
+        gop: args.gop,
+        candidate: args.candidate,
+    })?;
+    let plan = plan(&args.common, args.publishers, Some(ramp(args.publishers, args.rate.into())));
+    execute(load, &plan, address, &args.common)
+}
+
+fn tcp_target(url: &str) -> anyhow::Result<Target> {
+    let target = Target::parse(url)?;
+    if target.scheme == Scheme::Webrtc {
+        bail!("{url} is for rtc-play and rtc-publish");
+    }
+    Ok(target)
+}
+
+fn rtc_target(url: &str) -> anyhow::Result<Target> {
+    let target = Target::parse(url)?;
+    if target.scheme == Scheme::Rtmp {
+        bail!("{url} is neither webrtc:// nor the address of WHIP or WHEP");
+    }
+    Ok(target)
 }
 
 fn plan(common: &Common, count: u32, given_ramp: Option<u64>) -> Plan {

@@ -16,6 +16,7 @@ mod net;
 mod play;
 mod publish;
 mod report;
+mod rtc;
 mod stamp;
 mod storm;
 mod tally;

@@ -1,12 +1,13 @@
-//! Many connections on one epoll: a slab, one shared read buffer, writes that never wait.
+//! Many connections on one epoll: a slab, one shared read buffer, writes that never wait. A connection begins over TCP,
+//! and may go on over a UDP socket of its own.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use mio::event::Event;
-use mio::net::TcpStream;
+use mio::net::{TcpStream, UdpSocket};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use nix::sys::signal::{SigSet, Signal};
@@ -16,11 +17,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::clock;
 use crate::conn;
+use crate::rtc;
 
 /// The one read buffer.
 const BUFFER: usize = 256 * 1024;
 /// Events taken at once.
 const EVENTS: usize = 1024;
+/// Datagrams of one socket that are read before the others are looked after.
+const DATAGRAMS: usize = 256;
+/// Receive buffer of a UDP socket in bytes: what a server sends at once when it begins.
+const DATAGRAM_BUFFER: usize = 512 * 1024;
 /// What may wait for one server to read.
 const PENDING_MAX: usize = 4 * 1024 * 1024;
 const SIGNAL: Token = Token(usize::MAX);
@@ -43,6 +49,9 @@ pub(crate) enum Reason {
     /// What the server said.
     #[error(transparent)]
     Session(#[from] conn::Error),
+    /// What became of a WebRTC session.
+    #[error(transparent)]
+    Rtc(#[from] rtc::Error),
     /// It did not begin in time.
     #[error("it did not begin within {0} s")]
     Overdue(u64),
@@ -69,13 +78,27 @@ pub(crate) trait Handler {
     }
     /// Bytes came.
     fn received(&mut self, conn: &mut Self::Conn, wire: &mut Wire, now: u64, bytes: &[u8]) -> Result<(), Reason>;
+    /// A datagram came; it may be overwritten.
+    fn datagram(
+        &mut self,
+        _conn: &mut Self::Conn,
+        _wire: &mut Wire,
+        _now: u64,
+        _bytes: &mut [u8],
+    ) -> Result<(), Reason> {
+        Ok(())
+    }
     /// The connection is over.
     fn closed(&mut self, conn: Self::Conn, now: u64, reason: &Reason);
 }
 
 /// The sending side of a connection.
 pub(crate) struct Wire {
-    stream: TcpStream,
+    /// `None` once it was hung up.
+    stream: Option<TcpStream>,
+    udp: Option<UdpSocket>,
+    /// The UDP socket is known to epoll.
+    udp_known: bool,
     connected: bool,
     pending: Vec<u8>,
     /// Bytes that were given to [`send`](Self::send).
@@ -88,7 +111,8 @@ impl Wire {
     /// # Errors
     /// The connection broke, or more than [`PENDING_MAX`] bytes wait.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Reason> {
-        let sent = if self.pending.is_empty() { write(&mut self.stream, bytes)? } else { 0 };
+        let Some(stream) = &mut self.stream else { return Ok(()) };
+        let sent = if self.pending.is_empty() { write(stream, bytes)? } else { 0 };
         let rest = bytes.get(sent..).unwrap_or_default();
         if self.pending.len() + rest.len() > PENDING_MAX {
             return Err(Reason::Overflow);
@@ -99,11 +123,61 @@ impl Wire {
     }
 
     fn flush(&mut self) -> Result<(), Reason> {
-        if !self.pending.is_empty() {
-            let sent = write(&mut self.stream, &self.pending)?;
+        if let Some(stream) = &mut self.stream
+            && !self.pending.is_empty()
+        {
+            let sent = write(stream, &self.pending)?;
             self.pending.drain(..sent);
         }
         Ok(())
+    }
+
+    /// Opens the UDP socket; returns the address at which this host is reached over it.
+    ///
+    /// # Errors
+    /// The kernel gives none.
+    pub(crate) fn open_datagrams(&mut self) -> io::Result<SocketAddr> {
+        let own =
+            self.stream.as_ref().map_or(Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)), |s| s.local_addr().map(|a| a.ip()))?;
+        let any: IpAddr = if own.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = Socket::new(Domain::for_address((any, 0).into()), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+        socket.set_recv_buffer_size(DATAGRAM_BUFFER)?;
+        socket.bind(&SocketAddr::from((any, 0)).into())?;
+        let udp = UdpSocket::from_std(socket.into());
+        let port = udp.local_addr()?.port();
+        (self.udp, self.udp_known) = (Some(udp), false);
+        Ok((own, port).into())
+    }
+
+    /// From here on datagrams go to `peer` and come from it alone.
+    ///
+    /// # Errors
+    /// There is no way to it.
+    pub(crate) fn aim(&mut self, peer: SocketAddr) -> io::Result<()> {
+        self.udp.as_ref().map_or(Ok(()), |udp| udp.connect(peer))
+    }
+
+    /// Closes the TCP connection; what comes is datagrams.
+    pub(crate) fn hang_up(&mut self) {
+        self.stream = None;
+        self.pending = Vec::new();
+    }
+
+    /// Sends a datagram. One that the kernel has no room for is lost, as any other may be.
+    ///
+    /// # Errors
+    /// Nobody is there any more.
+    pub(crate) fn send_datagram(&mut self, bytes: &[u8]) -> Result<(), Reason> {
+        let Some(udp) = &self.udp else { return Ok(()) };
+        match udp.send(bytes) {
+            Err(error) if !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {
+                Err(Reason::Io(error))
+            }
+            _ => {
+                self.sent += bytes.len() as u64;
+                Ok(())
+            }
+        }
     }
 }
 
@@ -180,7 +254,8 @@ impl<C> Net<C> {
         });
         match opened {
             Ok(stream) => {
-                let wire = Wire { stream, connected: false, pending: Vec::new(), sent: 0 };
+                let stream = Some(stream);
+                let wire = Wire { stream, udp: None, udp_known: false, connected: false, pending: Vec::new(), sent: 0 };
                 entry.insert(Peer { wire, conn });
             }
             Err(error) => handler.closed(conn, now, &Reason::Connect(error)),
@@ -229,14 +304,19 @@ impl<C> Net<C> {
         let token = event.token().0;
         let Some(peer) = self.peers.get_mut(token) else { return };
         if !peer.wire.connected && (event.is_writable() || event.is_error()) {
-            if let Some(error) = peer.wire.stream.take_error().unwrap_or_else(Some) {
+            let error = peer.wire.stream.as_ref().and_then(|stream| stream.take_error().unwrap_or_else(Some));
+            if let Some(error) = error {
                 return self.close(handler, token, &Reason::Connect(error));
             }
             peer.wire.connected = true;
             if let Err(reason) = handler.connected(&mut peer.conn, &mut peer.wire, clock::now()) {
                 return self.close(handler, token, &reason);
             }
+            if let Err(error) = self.register_datagrams(token) {
+                return self.close(handler, token, &Reason::Io(error));
+            }
         }
+        let Some(peer) = self.peers.get_mut(token) else { return };
         if event.is_writable()
             && let Err(reason) = peer.wire.flush()
         {
@@ -244,6 +324,38 @@ impl<C> Net<C> {
         }
         if event.is_readable() || event.is_error() {
             self.read(handler, token, event.is_read_closed() || event.is_error());
+            self.read_datagrams(handler, token);
+        }
+    }
+
+    fn register_datagrams(&mut self, token: usize) -> io::Result<()> {
+        let Some(Peer { wire, .. }) = self.peers.get_mut(token) else { return Ok(()) };
+        if let Some(udp) = &mut wire.udp
+            && !wire.udp_known
+        {
+            self.poll.registry().register(udp, Token(token), Interest::READABLE)?;
+            wire.udp_known = true;
+        }
+        Ok(())
+    }
+
+    /// Reads what datagrams there are, up to [`DATAGRAMS`]. Readiness is edge-triggered: what is left is found with the
+    /// next one that comes, which for media is soon.
+    fn read_datagrams<H: Handler<Conn = C>>(&mut self, handler: &mut H, token: usize) {
+        for _ in 0..DATAGRAMS {
+            let Some(peer) = self.peers.get_mut(token) else { return };
+            let Some(udp) = &peer.wire.udp else { return };
+            match udp.recv(&mut self.buffer) {
+                Ok(count) => {
+                    let bytes = self.buffer.get_mut(..count).unwrap_or_default();
+                    if let Err(reason) = handler.datagram(&mut peer.conn, &mut peer.wire, clock::now(), bytes) {
+                        return self.close(handler, token, &reason);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return self.close(handler, token, &Reason::Io(error)),
+            }
         }
     }
 
@@ -253,7 +365,8 @@ impl<C> Net<C> {
         while let Some(peer) = self.peers.get_mut(token) {
             let wanted = handler.allowance(&mut peer.conn, clock::now()).min(BUFFER);
             let Some(room) = self.buffer.get_mut(..wanted).filter(|room| !room.is_empty()) else { return };
-            match peer.wire.stream.read(room) {
+            let Some(stream) = &mut peer.wire.stream else { return };
+            match stream.read(room) {
                 Ok(0) => return self.close(handler, token, &Reason::Eof),
                 Ok(count) => {
                     let bytes = room.get(..count).unwrap_or_default();

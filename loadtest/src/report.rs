@@ -28,7 +28,7 @@ pub(crate) struct Report {
 }
 
 /// Figures that count what must not happen.
-const LOSSES: [&str; 5] = ["failed", "disconnected", "gaps", "skips", "late"];
+const LOSSES: [&str; 6] = ["failed", "disconnected", "gaps", "skips", "late", "lost"];
 
 impl Report {
     /// Adds a count.

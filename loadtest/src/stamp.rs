@@ -12,6 +12,8 @@ const DIGITS: usize = 16;
 const NAL: usize = SEI_HEAD.len() + UUID.len() + DIGITS + 1;
 /// FLV video header: frame type and codec, packet type, composition time.
 const VIDEO_HEAD: usize = 5;
+/// Parameter sets may come first in a packet; a stamp begins within so many bytes.
+const REACH_IN_PACKET: usize = 200;
 /// So many bytes of a body are enough to find its stamp.
 pub(crate) const REACH: usize = VIDEO_HEAD + 4 + NAL;
 
@@ -28,6 +30,12 @@ pub(crate) fn put(out: &mut Vec<u8>, body: &[u8], length_size: usize, ns: u64) {
     #[expect(clippy::cast_possible_truncation, reason = "36")]
     let length = (NAL as u32).to_be_bytes();
     out.extend_from_slice(length.get(length.len().saturating_sub(length_size)..).unwrap_or(&length));
+    put_nal(out, ns);
+    out.extend_from_slice(nals);
+}
+
+/// Appends the NAL unit alone.
+pub(crate) fn put_nal(out: &mut Vec<u8>, ns: u64) {
     out.extend_from_slice(&SEI_HEAD);
     out.extend_from_slice(&UUID);
     for digit in (0..DIGITS).rev() {
@@ -36,7 +44,14 @@ pub(crate) fn put(out: &mut Vec<u8>, body: &[u8], length_size: usize, ns: u64) {
         out.push(if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 });
     }
     out.push(SEI_TAIL);
-    out.extend_from_slice(nals);
+}
+
+/// The time in the first packet of a frame over RTP, whatever NAL units are before it.
+pub(crate) fn search(payload: &[u8]) -> Option<u64> {
+    let head = payload.get(..REACH_IN_PACKET).unwrap_or(payload);
+    let at = head.windows(UUID.len()).position(|window| window == UUID)?;
+    let digits = payload.get(at + UUID.len()..)?.first_chunk::<DIGITS>()?;
+    u64::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()
 }
 
 /// The time that a video body begins with, of which the first [`REACH`] bytes are enough.
@@ -75,6 +90,16 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn a_stamp_is_found_in_a_packet() {
+        let mut packet = vec![24, 0, 4, 0x67, 1, 2, 3, 0, 36];
+        put_nal(&mut packet, 0x0123_4567_89ab_cdef);
+        assert_eq!(search(&packet), Some(0x0123_4567_89ab_cdef));
+        assert_eq!(search(&packet[..packet.len() - 2]), None, "cut off");
+        assert_eq!(search(&[0x41; 1000]), None);
+        assert_eq!(search(&[]), None);
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! Where the load goes: `rtmp://host:port/app/stream` or `http://host:port/app/stream.flv`, with `{i}` for a number.
+//! Where the load goes: `rtmp://host:port/app/stream`, `http://host:port/app/stream.flv` or `webrtc://host:port/app/stream`,
+//! with `{i}` for a number.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 
 const RTMP_PORT: u16 = 1935;
 const HTTP_PORT: u16 = 80;
+const API_PORT: u16 = 1985;
 /// Bytes of a URL.
 const URL_MAX: usize = 4096;
 
@@ -14,6 +16,8 @@ pub(crate) enum Scheme {
     Rtmp,
     /// HTTP/1.1 over TCP.
     Http,
+    /// WebRTC, by SRS's API.
+    Webrtc,
 }
 
 /// A URL whose host has been looked up.
@@ -32,8 +36,8 @@ pub(crate) struct Target {
 /// Why a URL is of no use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
-    /// Neither rtmp:// nor http://.
-    #[error("{0:?} begins neither with rtmp:// nor with http://")]
+    /// None of the schemes.
+    #[error("{0:?} begins neither with rtmp:// nor with http:// or webrtc://")]
     Scheme(String),
     /// Longer than [`URL_MAX`].
     #[error("the URL is longer than {URL_MAX} bytes")]
@@ -60,14 +64,18 @@ impl Target {
         if url.len() > URL_MAX {
             return Err(Error::TooLong);
         }
-        let schemes = [("rtmp://", Scheme::Rtmp, RTMP_PORT), ("http://", Scheme::Http, HTTP_PORT)];
+        let schemes = [
+            ("rtmp://", Scheme::Rtmp, RTMP_PORT),
+            ("http://", Scheme::Http, HTTP_PORT),
+            ("webrtc://", Scheme::Webrtc, API_PORT),
+        ];
         let found =
             schemes.into_iter().find_map(|(prefix, scheme, port)| Some((url.strip_prefix(prefix)?, scheme, port)));
         let (rest, scheme, port) = found.ok_or_else(|| Error::Scheme(url.to_owned()))?;
         let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         let named = match scheme {
             // An application and a stream.
-            Scheme::Rtmp => path.split('?').next().unwrap_or_default().trim_matches('/').contains('/'),
+            Scheme::Rtmp | Scheme::Webrtc => path.split('?').next().unwrap_or_default().trim_matches('/').contains('/'),
             Scheme::Http => path.starts_with('/'),
         };
         if !named || path.contains(char::is_whitespace) {

@@ -14,6 +14,7 @@ use crate::target::{Scheme, Target};
 pub(crate) use flv::TagHead;
 pub(crate) use greeting::Greeting;
 use http::Http;
+pub(crate) use http::{Body, ResponseHead};
 pub(crate) use rtmp::Rtmp;
 
 /// Why a conversation cannot go on.
@@ -65,7 +66,7 @@ impl Player {
     pub(crate) fn new(target: &Target, number: usize) -> Self {
         match target.scheme {
             Scheme::Rtmp => Self::Rtmp(Box::new(Rtmp::player(target, number))),
-            Scheme::Http => Self::Http(Box::new(Http::new(target, number))),
+            Scheme::Http | Scheme::Webrtc => Self::Http(Box::new(Http::new(target, number))),
         }
     }
 

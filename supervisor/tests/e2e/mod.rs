@@ -6,6 +6,7 @@ pub mod flv;
 pub mod http;
 pub mod load;
 pub mod loadtest;
+pub mod lossy;
 pub mod peer;
 pub mod rtc;
 pub mod scrape;

@@ -33,7 +33,7 @@ impl Origin {
             relay_port: 4433,
         };
         let (service, questions) = Service::new(identity);
-        spawn_local(answer(host.relay.clone(), questions));
+        spawn_local(answer(host.relay.clone(), None, questions));
         let path = host.dir.path().join("control.sock");
         let incoming = Incoming::new("control.unix".to_owned(), UnixListener::bind(path).unwrap());
         spawn_local(serve(service.clone(), None, incoming).unwrap());

@@ -79,7 +79,7 @@ impl Rtc {
         let now = Instant::now();
         let offer = Offer::parse(&request.offer)?;
         let limit = 10_000;
-        let mut state = self.state.borrow_mut();
+        let state = self.state.borrow();
         if state.sessions.len() >= limit {
             return Err(Refused::Full("this origin has as many sessions as it may".to_owned()));
         }

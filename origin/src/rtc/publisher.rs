@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use weir_wire::rtp::nack::{Arrival, Generator};
 use weir_wire::rtp::payload;
+use weir_wire::rtp::receiver::Receiver;
 use weir_wire::rtp::rtcp::{self, Packet as Feedback};
+use weir_wire::rtp::twcc::Recorder;
 use weir_wire::rtp::{Codec, Error, Header, Media};
 
 use super::log::Packet;
@@ -58,6 +60,7 @@ struct Upstream {
     of: Incoming,
     ssrc: Option<u32>,
     nack: Generator,
+    receiver: Receiver,
     newest: Option<u64>,
     fir: u8,
 }
@@ -67,6 +70,7 @@ pub(crate) struct Publisher {
     /// This end's source in feedback.
     ssrc: u32,
     upstreams: Vec<Upstream>,
+    twcc: Option<Recorder>,
     feedback_at: Option<Instant>,
     /// More is missing than can be asked for.
     overrun: bool,
@@ -82,11 +86,19 @@ pub(crate) struct Taken {
 
 impl Publisher {
     pub(crate) fn new(ssrc: u32, incoming: Vec<Incoming>, now: Instant) -> Self {
-        let upstreams =
-            incoming.into_iter().map(|of| Upstream { ssrc: of.ssrc, nack: Generator::new(), newest: None, fir: 0, of });
+        let twcc = incoming.iter().any(|of| of.ids.twcc.is_some());
+        let upstreams = incoming.into_iter().map(|of| Upstream {
+            ssrc: of.ssrc,
+            nack: Generator::new(),
+            receiver: Receiver::new(of.codec.clock()),
+            newest: None,
+            fir: 0,
+            of,
+        });
         Self {
             ssrc,
             upstreams: upstreams.collect(),
+            twcc: twcc.then(Recorder::new),
             feedback_at: None,
             overrun: false,
             report_at: now + REPORT_EVERY,
@@ -120,6 +132,12 @@ impl Publisher {
             return Ok(None);
         };
         let Some(up) = self.upstreams.get_mut(at) else { return Ok(None) };
+        if let Some((recorder, number)) = self.twcc.as_mut().zip(up.of.ids.twcc.and_then(|id| extensions.get(id)))
+            && let Some(number) = number.first_chunk()
+        {
+            recorder.packet(now, u16::from_be_bytes(*number));
+            self.feedback_at.get_or_insert(now + FEEDBACK_EVERY);
+        }
         let (index, payload, repaired) = match up.of.rtx {
             Some(rtx) if rtx == header.payload_type => {
                 up.of.rtx_ssrc = Some(header.ssrc);
@@ -135,8 +153,10 @@ impl Publisher {
                     up.ssrc = Some(header.ssrc);
                     up.newest = None;
                     up.nack = Generator::new();
+                    up.receiver = Receiver::new(up.of.codec.clock());
                 }
                 up.newest = Some(up.newest.map_or(index, |newest| newest.max(index)));
+                up.receiver.packet(now, index, header.timestamp);
                 (index, payload, false)
             }
         };
@@ -176,6 +196,7 @@ impl Publisher {
     pub(crate) fn feedback(&mut self, feedback: Feedback<'_>, tracks: &mut [Option<Track>], now: Instant) {
         let Feedback::SenderReport { ssrc, info, .. } = feedback else { return };
         let Some(up) = self.upstreams.iter_mut().find(|up| up.ssrc == Some(ssrc)) else { return };
+        up.receiver.sender_report(now, info);
         if let Some(track) = tracks.iter_mut().flatten().find(|track| track.codec == up.of.codec) {
             track.reference = Some(Reference { ntp: info.ntp, timestamp: info.rtp, at: now });
         }
@@ -201,12 +222,26 @@ impl Publisher {
                     packets.push(packet);
                 }
             }
+            // It speaks of the path: which of the sources it names does not matter.
+            if let Some((recorder, media)) = self.twcc.as_mut().zip(self.upstreams.iter().find_map(|up| up.ssrc)) {
+                let mut packet = Vec::new();
+                while recorder.poll(now, self.ssrc, media, &mut packet) {
+                    packets.push(std::mem::take(&mut packet));
+                }
+            }
             let nack = self.upstreams.iter().filter_map(|up| up.nack.deadline()).min();
-            let next = nack;
+            let twcc = self.twcc.as_ref().and_then(Recorder::deadline);
+            let next = nack.into_iter().chain(twcc).min();
             self.feedback_at = next.map(|at| at.max(now + FEEDBACK_EVERY));
         }
         if self.report_at <= now {
             self.report_at = now + REPORT_EVERY;
+            let blocks: Vec<_> = self.upstreams.iter_mut().filter_map(|up| up.receiver.report(now, up.ssrc?)).collect();
+            if !blocks.is_empty() {
+                let mut packet = Vec::new();
+                rtcp::receiver_report(&mut packet, self.ssrc, &blocks);
+                packets.push(packet);
+            }
         }
         (packets, std::mem::take(&mut self.overrun))
     }

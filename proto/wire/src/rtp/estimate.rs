@@ -6,9 +6,9 @@
 //! is none, the path carries at least what arrives, and how much more is not known: the estimate then grows to half
 //! above that and says that it is limited ([`Capacity::limited`]).
 //!
-//! (The delay half of the `rtc` crate's `Gcc` compares the change of delay from burst to burst with a threshold, and
-//! grows without end where the sender does not use what it allows. Made for encoders that follow it, it tells nothing
-//! here: see [`super::layers`] for what does with these estimates.)
+//! The `rtc` crate's `Gcc` is made for an encoder that follows it. Over the path of this module's tests it fills the
+//! queue to the brim (it compares the change of delay from burst to burst with 12.5 ms), stays at 400 kbit/s of 2 Mbit/s
+//! where one packet in twenty is lost, and grows without end where less is sent than it allows.
 
 use std::time::{Duration, Instant};
 

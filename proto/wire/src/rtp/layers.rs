@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::estimate::Capacity;
 
 /// A layer above is taken when the path has carried this much more than it needs, for [`UP_AFTER`].
-const UP_MARGIN: f64 = 1.2;
+pub const UP_MARGIN: f64 = 1.2;
 
 /// See [`UP_MARGIN`].
 pub const UP_AFTER: Duration = Duration::from_secs(3);

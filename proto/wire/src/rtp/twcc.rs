@@ -348,7 +348,13 @@ mod tests {
                     while let [_, _, l0, l1, ..] = *rest {
                         let (mut one, after) = rest.split_at(4 + 4 * usize::from(u16::from_be_bytes([l0, l1])));
                         let theirs = TransportLayerCc::unmarshal(&mut one).unwrap();
-                        assert!(!theirs.recv_deltas.is_empty());
+                        let [ours] = feedbacks(&rest[..rest.len() - after.len()])[..] else { panic!() };
+                        let clock = i64::from(theirs.reference_time) * 64_000;
+                        let times = theirs.recv_deltas.iter().scan(clock, |clock, delta| {
+                            *clock += delta.delta;
+                            Some(*clock)
+                        });
+                        assert_eq!(times.collect::<Vec<_>>(), ours.filter_map(|(_, at)| at).collect::<Vec<_>>());
                         rest = after;
                     }
                 }

@@ -120,7 +120,6 @@ impl Path {
                 (least, most) = (least.min(self.bps()), most.max(self.bps()));
             }
         }
-        println!("{:5.1} s: {least:.0}..{most:.0} bit/s, queue to {:?}", self.seconds(), self.longest);
         (least, most)
     }
 }
@@ -193,7 +192,6 @@ fn layers_follow_the_path() {
             }
             path.step();
         }
-        println!("{changes:.1?}");
         (changes, shares.map(|share| 100 * share / shares.iter().sum::<u64>()))
     };
     let (changes, _) = run(&mut path, 30);

@@ -16,7 +16,7 @@ use weir_wire::relay::VERSION;
 
 use crate::directory::Origin;
 use crate::hub::Hub;
-use crate::relay::Endpoint;
+use crate::relay::{Endpoint, Link};
 
 /// An origin that was not heard for so long is lost.
 const LOST_AFTER: Duration = Duration::from_secs(2);
@@ -63,6 +63,8 @@ pub(crate) struct Registration {
     pub(crate) origin: Origin,
     pub(crate) tls: Option<Rc<ClusterTls>>,
     pub(crate) hub: Weak<Hub>,
+    /// Learns how the origin is called.
+    pub(crate) link: Rc<Link>,
     pub(crate) endpoint: watch::Sender<Option<Endpoint>>,
 }
 
@@ -83,6 +85,7 @@ impl Registration {
             if heard.elapsed() >= LOST_AFTER && !std::mem::replace(&mut told, true) {
                 warn!(origin = %self.origin, reason = %lost, "origin lost");
                 self.endpoint.send_replace(None);
+                self.link.set_control(None);
             }
             sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
@@ -118,6 +121,7 @@ impl Registration {
             }
             changed
         });
+        self.link.set_control(Some(control.clone()));
         let period = Duration::from_millis(u64::from(reply.heartbeat_ms.clamp(50, 1000)));
         self.beat(&mut control, period, heard).await
     }

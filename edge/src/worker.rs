@@ -69,7 +69,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
         let (endpoint, known) = watch::channel(None);
         spawn_local(link.clone().run(name.clone(), quic.clone(), known));
         let (identity, origin, tls, hub) = (identity.clone(), origin.clone(), tls.clone(), Rc::downgrade(&hub));
-        spawn_local(Registration { identity, origin, tls, hub, endpoint }.run());
+        spawn_local(Registration { identity, origin, tls, hub, link: link.clone(), endpoint }.run());
     }
     let worker = format!("{}/edge.{}.{}", config.node_name(), shell.slot, shell.incarnation);
     let gate = Gate::new(shell.link.overload().clone(), shell.run_dir.clone());

@@ -13,7 +13,9 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
+use tonic::transport::Channel;
 use weir_media::{Frame, FrameId, StreamName};
+use weir_proto::origin::control_client::ControlClient;
 use weir_wire::relay::{OutQueue, Policy, Record};
 
 use crate::hub::{Hub, add};
@@ -62,6 +64,8 @@ pub(crate) struct Link {
     up: Cell<bool>,
     next_channel: Cell<u32>,
     channels: RefCell<FxHashMap<u32, Target>>,
+    /// The control plane of the same origin, as long as that is reached.
+    control: RefCell<Option<ControlClient<Channel>>>,
 }
 
 impl Link {
@@ -76,7 +80,17 @@ impl Link {
             up: Cell::new(false),
             next_channel: Cell::new(1),
             channels: RefCell::default(),
+            control: RefCell::default(),
         })
+    }
+
+    /// Calls to the origin.
+    pub(crate) fn rpc(&self) -> Option<ControlClient<Channel>> {
+        self.control.borrow().clone()
+    }
+
+    pub(crate) fn set_control(&self, control: Option<ControlClient<Channel>>) {
+        self.control.replace(control);
     }
 
     pub(crate) fn is_up(&self) -> bool {

@@ -20,7 +20,7 @@ use tracing::debug;
 use weir_wire::http::{Error, Head, parse_head};
 use weir_wire::rtmp::{self, Limits};
 
-use super::{Client, Context, api, flv};
+use super::{Client, Context, api, flv, rtc};
 use crate::admission::Refusal;
 
 /// The longest that a client may take to read an answer of the API.
@@ -113,12 +113,16 @@ async fn refuse<T>(client: &Client, error: Error) -> Option<T> {
 /// Gives the connection, with what was read of it, to hyper for one request.
 async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, service: Service) {
     let cors = cx.hub.config().edge.http.cors && head.cross_origin;
+    let peer = client.peer;
     let Some(Ok(socket)) = client.socket.map(Rc::try_unwrap) else { return };
     let io = Rewound { read: read.freeze(), io: TokioIo::new(socket) };
     let handle = service_fn(move |request: Request<Incoming>| {
         let cx = cx.clone();
         async move {
-            let mut response: Response<Full<Bytes>> = api::answer(&cx, &request, service).await;
+            let mut response: Response<Full<Bytes>> = match rtc::is_ours(request.uri().path()) {
+                true => rtc::answer(&cx, request, peer).await,
+                false => api::answer(&cx, &request, service).await,
+            };
             if cors {
                 flv::cors(response.headers_mut());
             }

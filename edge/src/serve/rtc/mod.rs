@@ -134,7 +134,7 @@ fn place(cx: &Context, host: &str, path: &str, query: &str) -> Result<Place, Fai
         return Err(Failure::new(StatusCode::NOT_FOUND, "WebRTC is off for this vhost"));
     }
     let name = StreamName { vhost: vhost.into(), app: named.app.into(), stream: named.stream.into() };
-    let link = cx.hub.link_of(&name).ok_or_else(|| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "there is no origin"))?;
+    let link = cx.hub.link_for(&name).ok_or_else(|| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "there is no origin"))?;
     let mut key = FxHasher::default();
     named.query.hash(&mut key);
     Ok(Place { name, link: link.clone(), key: key.finish() })
@@ -176,7 +176,7 @@ async fn open(cx: &Context, place: &Place, wanted: Wanted<'_>) -> Result<OpenRtc
         key: place.key,
         client: wanted.client.to_string(),
     };
-    let mut control = place.link.control().ok_or_else(unreached)?;
+    let mut control = place.link.rpc().ok_or_else(unreached)?;
     let opened = timeout(CALL_WITHIN, control.open_rtc(request)).await.map_err(|_| silent())?;
     opened.map(|reply| reply.into_inner()).map_err(|status| {
         let text = status.message();
@@ -193,7 +193,7 @@ async fn open(cx: &Context, place: &Place, wanted: Wanted<'_>) -> Result<OpenRtc
 
 /// Ends a session, or only looks for it.
 async fn close(place: &Place, session: String, token: String, look: bool) -> Result<(), Failure> {
-    let mut control = place.link.control().ok_or_else(unreached)?;
+    let mut control = place.link.rpc().ok_or_else(unreached)?;
     let call = control.close_rtc(CloseRtcRequest { session, token, look });
     let closed = timeout(CALL_WITHIN, call).await.map_err(|_| silent())?;
     closed.map(|_| ()).map_err(|status| match status.code() {

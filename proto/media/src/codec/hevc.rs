@@ -16,6 +16,10 @@ pub mod unit {
     pub const AUD: u8 = 35;
     /// Filler data.
     pub const FILLER: u8 = 38;
+    /// Supplemental enhancement information in front of a picture.
+    pub const SEI_PREFIX: u8 = 39;
+    /// Supplemental enhancement information behind a picture.
+    pub const SEI_SUFFIX: u8 = 40;
 }
 
 /// Parts of a record in front of its arrays.

@@ -1,0 +1,8 @@
+//! Between the frames of the hub and the packets of WebRTC.
+//!
+//! [`to_rtc`] and [`to_rtmp`] are machines: values and time in, packets and frames out. [`audio`] has the codecs of
+//! sound and the threads that run them.
+
+pub(crate) mod audio;
+pub(crate) mod to_rtc;
+pub(crate) mod to_rtmp;

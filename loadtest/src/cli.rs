@@ -103,6 +103,15 @@ enum Command {
         \nFigures beside those of `publish`: packets, nacked (packets that the server asked for), repeated (those that were \
         still there), keyframe_requests; connect_* is from the TCP connect to the keys.")]
     RtcPublish(RtcPublishArgs),
+    /// Measure what the kernel and the cipher alone cost over WebRTC: a server that only encrypts and sends
+    #[command(after_help = "Example: the limit for a server that sends 600 kbit/s\n  \
+        weir-loadtest floor-rtc --players 500 --kbps 600 --server-cpu 0 --client-cpu 1\n\
+        \nEach picture is encrypted for each player with AES-128-GCM and sent in one go (UDP GSO). Figures: cpu_* are of \
+        the server; rounds_missed are those that it came too late for, and left out; packets are those that were read.")]
+    FloorRtc(FloorRtcArgs),
+    /// The server of that floor
+    #[command(hide = true)]
+    FloorRtcServer(FloorRtcServerArgs),
 }
 
 /// What every command takes.
@@ -282,6 +291,42 @@ struct FloorArgs {
 }
 
 #[derive(Debug, Args)]
+struct FloorRtcArgs {
+    /// How many players
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    players: u32,
+    /// Sound and picture together, to each player
+    #[arg(long, value_name = "K", default_value_t = 600, value_parser = clap::value_parser!(u64).range(50..=100_000))]
+    kbps: u64,
+    /// Pictures a second
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=240))]
+    fps: u32,
+    /// Length of the steady part
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    duration: u64,
+    /// Keep the server on one CPU
+    #[arg(long, value_name = "CPU")]
+    server_cpu: Option<usize>,
+    /// Keep the players on one CPU
+    #[arg(long, value_name = "CPU")]
+    client_cpu: Option<usize>,
+    #[command(flatten)]
+    output: Output,
+}
+
+#[derive(Debug, Args)]
+struct FloorRtcServerArgs {
+    #[arg(long)]
+    parent: i32,
+    #[arg(long)]
+    kbps: u64,
+    #[arg(long)]
+    fps: u32,
+    #[arg(long)]
+    cpu: Option<usize>,
+}
+
+#[derive(Debug, Args)]
 struct FloorServerArgs {
     #[arg(long)]
     parent: i32,
@@ -329,6 +374,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Storm(args) => storm(&args),
         Command::Floor(args) => floor(&args),
         Command::FloorServer(args) => floor_server(&args),
+        Command::FloorRtc(args) => floor_rtc(&args),
+        Command::FloorRtcServer(args) => floor_rtc_server(&args),
         Command::RtcPlay(args) => rtc_play(args),
         Command::RtcPublish(args) => rtc_publish(args),
     };
@@ -476,6 +523,22 @@ fn floor(args: &FloorArgs) -> anyhow::Result<ExitCode> {
     let outcome = drive::run(&mut load, &plan, server.address).context("epoll")?;
     load.heard(server.words());
     conclude(&load.report(&outcome), &outcome, &load.reasons(), &args.output)
+}
+
+fn floor_rtc(args: &FloorRtcArgs) -> anyhow::Result<ExitCode> {
+    let FloorRtcArgs { players, kbps, fps, duration, server_cpu, .. } = *args;
+    machine::allow_connections(players as usize)?;
+    machine::pin(args.client_cpu)?;
+    let load = rtc::floor::Load { players: players as usize, kbps, fps, duration, server_cpu };
+    let (report, outcome) = rtc::floor::run(&load)?;
+    check_names(&args.output, &report)?;
+    conclude(&report, &outcome, &[], &args.output)
+}
+
+fn floor_rtc_server(args: &FloorRtcServerArgs) -> anyhow::Result<ExitCode> {
+    machine::pin(args.cpu)?;
+    rtc::floor::serve(args.kbps, args.fps, args.parent)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn floor_server(args: &FloorServerArgs) -> anyhow::Result<ExitCode> {

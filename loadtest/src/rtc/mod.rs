@@ -4,6 +4,7 @@
 //! hands by DTLS as the client, and exchanges SRTP, with reports, repeated packets and requests for keyframes.
 
 mod dtls;
+pub(crate) mod floor;
 mod ice;
 mod packets;
 mod picture;

@@ -53,6 +53,19 @@ impl Crowd {
         Self::start(&["publish", &url, "--publishers", &publishers, "--file", file.to_str().unwrap()], seconds)
     }
 
+    /// So many WebRTC players of the streams `s0`, `s1` ..., by this address of WHEP; media comes from `candidate`.
+    pub fn rtc_play(url: &str, players: usize, streams: usize, candidate: SocketAddr, seconds: u64) -> Self {
+        let (players, streams, candidate) = (players.to_string(), streams.to_string(), candidate.to_string());
+        let arguments = ["rtc-play", url, "--players", &players, "--streams", &streams, "--candidate", &candidate];
+        Self::start(&[&arguments[..], &["--gap", "500"]].concat(), seconds)
+    }
+
+    /// So many WebRTC publishers, by this address of WHIP; media goes to `candidate`.
+    pub fn rtc_publish(url: &str, publishers: usize, candidate: SocketAddr, seconds: u64) -> Self {
+        let (publishers, candidate) = (publishers.to_string(), candidate.to_string());
+        Self::start(&["rtc-publish", url, "--publishers", &publishers, "--candidate", &candidate], seconds)
+    }
+
     /// So many clients a second that come, are greeted, and leave.
     pub fn storm(url: &str, per_second: usize, seconds: u64) -> Self {
         Self::start(&["storm", url, "--connects-per-second", &per_second.to_string()], seconds)

@@ -1,6 +1,6 @@
 //! WebRTC clients that are not ours: Chromium, aiortc and ffmpeg's WHIP muxer; see `tests/rtc/`.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use super::ffmpeg::Ffmpeg;
-use crate::common::{WEIR, eventually, signal};
+use crate::common::{Cluster, WEIR, eventually, free_port, signal};
 
 /// The longest start of a browser or a Python with its libraries, on a machine that compiles meanwhile.
 const START: Duration = Duration::from_secs(40);
@@ -32,6 +32,24 @@ fn tools() -> &'static Path {
         assert!(status.success(), "the WebRTC clients cannot be had: {status}");
         path
     })
+}
+
+/// A host that takes WebRTC at this address, and says so in its answers; `yaml` is the rest of its configuration.
+pub fn start(yaml: &str) -> (Cluster, SocketAddr) {
+    let media = free_udp_port();
+    let listen = media.to_string();
+    let env = [("WEIR_RTC__LISTEN", listen.as_str()), ("WEIR_RTC__CANDIDATE", "127.0.0.1")];
+    (super::start_with(yaml, &env), media)
+}
+
+/// A UDP port of 127.0.0.1 that nobody has.
+fn free_udp_port() -> SocketAddr {
+    loop {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        if UdpSocket::bind(address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// The address that a publisher posts its offer to (RFC 9725); `more` is for example `&eip=127.0.0.1:9000`.

@@ -105,17 +105,24 @@ async function gathered(pc) {
   });
 }
 
+// The answer with this candidate (`127.0.0.1:9000`) in the place of its own: the way leads through a proxy.
+function through(answer, candidate) {
+  const [, ip, port] = candidate.match(/^(.*):(\d+)$/);
+  const line = `a=candidate:1 1 udp 2130706431 ${ip} ${port} typ host\r\n`;
+  return answer.replace(/^a=candidate:.*\r\n/gm, '').replace(/^a=mid:.*\r\n/gm, `$&${line}`);
+}
+
 // RFC 9725 4.2: the offer is posted, the answer comes with the resource that ends the session.
-async function exchange(pc, url) {
+async function exchange(pc, {url, candidate}) {
   await pc.setLocalDescription();
   await gathered(pc);
   const offer = pc.localDescription.sdp;
   const answer = await fetch(url, {method: 'POST', headers: {'Content-Type': 'application/sdp'}, body: offer});
-  const text = await answer.text();
-  if (answer.status !== 201) throw new Error(`${url} answered ${answer.status}: ${text}\noffer:\n${offer}`);
+  const said = await answer.text();
+  if (answer.status !== 201) throw new Error(`${url} answered ${answer.status}: ${said}\noffer:\n${offer}`);
   const location = answer.headers.get('Location');
   state.resource = location && new URL(location, url).href;
-  state.answer = text;
+  const text = candidate ? through(said, candidate) : said;
   try {
     await pc.setRemoteDescription({type: 'answer', sdp: text});
   } catch (error) {
@@ -135,7 +142,7 @@ async function loop(wish) {
   await from.setRemoteDescription(to.localDescription);
 }
 
-// `wish`: {kind: 'publish'|'play'|'loop', url, codec, video, audio, width, height, fps, simulcast}.
+// `wish`: {kind: 'publish'|'play'|'loop', url, candidate, codec, video, audio, width, height, fps, simulcast}.
 async function start(wish) {
   state.kind = wish.kind;
   state.startedAt = performance.now();
@@ -143,7 +150,7 @@ async function start(wish) {
   const pc = connection();
   if (wish.kind === 'publish') await send(pc, wish);
   else receive(pc, wish);
-  return exchange(pc, wish.url);
+  return exchange(pc, wish);
 }
 
 const since = (at) => at === null ? null : Math.round(at - state.startedAt);

@@ -152,3 +152,23 @@ fn a_peer_has_few_sources() {
         .collect();
     assert!(results[..32].iter().all(Result::is_ok) && results[32..].iter().all(|r| *r == Err(Error::Sources)));
 }
+
+#[test]
+fn each_sender_of_rtcp_counts_for_itself() {
+    for (profile, theirs) in PROFILES {
+        let (_, mut unprotect) = session(profile, &material(profile), true).unwrap();
+        // One writer a sender, as libsrtp does: all of them begin with the same index.
+        for sender in 0..3u8 {
+            let mut writer = other(profile, theirs, false);
+            for count in 0..3 {
+                let mut plain = rtcp(count);
+                plain[7] = sender;
+                let mut sealed = writer.encrypt_rtcp(&plain).unwrap().to_vec();
+                let again = sealed.clone();
+                let length = unprotect.rtcp(&mut sealed).unwrap();
+                assert_eq!(sealed[..length], plain, "{profile:?}");
+                assert_eq!(unprotect.rtcp(&mut again.clone()), Err(Error::Replay));
+            }
+        }
+    }
+}

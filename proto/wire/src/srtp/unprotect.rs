@@ -14,7 +14,8 @@ pub struct Unprotect {
     rtp: Cipher,
     rtcp: Cipher,
     sources: Vec<(u32, Replay)>,
-    rtcp_replay: Replay,
+    /// Of RTCP: its index counts for each sender apart (RFC 3711 3.2.3), and a browser sends as several.
+    senders: Vec<(u32, Replay)>,
 }
 
 impl Unprotect {
@@ -23,7 +24,7 @@ impl Unprotect {
             rtp: Cipher::new(profile, key, salt, cipher::RTP)?,
             rtcp: Cipher::new(profile, key, salt, cipher::RTCP)?,
             sources: Vec::new(),
-            rtcp_replay: Replay::new(),
+            senders: Vec::new(),
         })
     }
 
@@ -33,22 +34,14 @@ impl Unprotect {
     /// # Errors
     /// The packet is to be dropped; its bytes may have been overwritten.
     pub fn rtp(&mut self, header: &Header, packet: &mut [u8]) -> Result<(usize, u64), Error> {
-        let known = self.sources.iter().position(|(ssrc, _)| *ssrc == header.ssrc);
-        let mut fresh = Replay::new();
-        let replay = known.and_then(|at| self.sources.get_mut(at)).map_or(&mut fresh, |(_, replay)| replay);
-        let index = replay.index_of(header.sequence);
-        if !replay.is_new(index) {
-            return Err(Error::Replay);
-        }
-        let length = self.rtp.open_rtp(index, header.payload, packet)?;
-        replay.accept(index);
-        if known.is_none() {
-            if self.sources.len() >= SOURCES_MAX {
-                return Err(Error::Sources);
+        let Self { rtp, sources, .. } = self;
+        admit(sources, header.ssrc, |replay| {
+            let index = replay.index_of(header.sequence);
+            if !replay.is_new(index) {
+                return Err(Error::Replay);
             }
-            self.sources.push((header.ssrc, fresh));
-        }
-        Ok((length, index))
+            Ok((rtp.open_rtp(index, header.payload, packet)?, index))
+        })
     }
 
     /// Decrypts a compound RTCP packet where it lies; returns its length without what protection added.
@@ -56,13 +49,37 @@ impl Unprotect {
     /// # Errors
     /// The packet is to be dropped; its bytes may have been overwritten.
     pub fn rtcp(&mut self, packet: &mut [u8]) -> Result<usize, Error> {
-        let word = self.rtcp.rtcp_index(packet)?;
-        let index = u64::from(word & !(1 << 31));
-        if !self.rtcp_replay.is_new(index) {
-            return Err(Error::Replay);
-        }
-        let length = self.rtcp.open_rtcp(word, packet)?;
-        self.rtcp_replay.accept(index);
+        let Self { rtcp, senders, .. } = self;
+        let word = rtcp.rtcp_index(packet)?;
+        let sender = packet.get(4..).and_then(|rest| rest.first_chunk()).ok_or(Error::Short)?;
+        let (length, _) = admit(senders, u32::from_be_bytes(*sender), |replay| {
+            let index = u64::from(word & !(1 << 31));
+            if !replay.is_new(index) {
+                return Err(Error::Replay);
+            }
+            Ok((rtcp.open_rtcp(word, packet)?, index))
+        })?;
         Ok(length)
     }
+}
+
+/// Lets `open` look at a source's window and decrypt; what was authentic is remembered there. Returns what `open` does:
+/// a length and the index.
+fn admit(
+    sources: &mut Vec<(u32, Replay)>,
+    ssrc: u32,
+    open: impl FnOnce(&Replay) -> Result<(usize, u64), Error>,
+) -> Result<(usize, u64), Error> {
+    let known = sources.iter().position(|(known, _)| *known == ssrc);
+    let mut fresh = Replay::new();
+    let replay = known.and_then(|at| sources.get_mut(at)).map_or(&mut fresh, |(_, replay)| replay);
+    let (length, index) = open(replay)?;
+    replay.accept(index);
+    if known.is_none() {
+        if sources.len() >= SOURCES_MAX {
+            return Err(Error::Sources);
+        }
+        sources.push((ssrc, fresh));
+    }
+    Ok((length, index))
 }

@@ -1,0 +1,50 @@
+//! Between WebRTC and RTMP: what comes by one is played by the other.
+
+mod common;
+mod e2e;
+
+use std::time::Duration;
+
+use e2e::SOON;
+use e2e::ffmpeg::Ffmpeg;
+use e2e::rtc::{self, Client, assert_watchable, whep, whip};
+use e2e::source::Source;
+
+/// One edge and one origin, and both bridges.
+const YAML: &str = "{ edge: { workers: 1 }, origin: { workers: 1 } }";
+
+/// Seconds of a stream that are played.
+const SECONDS: u64 = 4;
+
+/// H.264 and AAC by RTMP are H.264 and Opus in the browser.
+#[test]
+fn rtmp_is_played_in_the_browser() {
+    let (host, _) = rtc::start(YAML);
+    let scratch = tempfile::tempdir().unwrap();
+    let _publisher = Ffmpeg::publish(Source::plain(), &format!("rtmp://{}/live/cam", host.rtmp), scratch.path());
+    let mut browser = Client::chromium_plays(&whep(host.api, "cam", ""), scratch.path());
+    assert_watchable(&browser.wait_frames(0, 80), Duration::from_secs(1));
+    let mut aiortc = Client::aiortc_plays(&whep(host.api, "cam", ""), scratch.path());
+    assert_watchable(&aiortc.wait_frames(0, 60), Duration::from_secs(1));
+}
+
+/// H.264 and Opus of the browser are H.264 and AAC by RTMP and HTTP-FLV.
+#[test]
+fn the_browser_is_played_by_rtmp() {
+    let (host, _) = rtc::start(YAML);
+    let scratch = tempfile::tempdir().unwrap();
+    let mut browser = Client::chromium_publishes(&whip(host.api, "cam", ""), "H264", scratch.path());
+    browser.wait(0, "the browser sends", |line| {
+        (rtc::figure(line, "outbound-rtp", "video", "framesEncoded") > 10.0).then_some(())
+    });
+    for url in [format!("rtmp://{}/live/cam", host.rtmp), format!("http://{}/live/cam.flv", host.http)] {
+        let mut player = Ffmpeg::decode(&url, SECONDS, scratch.path());
+        let status = player.wait(Duration::from_secs(SECONDS) + 2 * SOON);
+        assert!(status.success(), "{url}: {status}: {}", player.errors());
+        let frames = player.output();
+        let count = |stream: &str| frames.lines().filter(|line| line.trim_start().starts_with(stream)).count();
+        // Fake cameras are slow on busy machines; 21.3 or 23.2 ms of sound in each frame of AAC.
+        assert!(count("0,") > 20, "{url}: few pictures:\n{frames}");
+        assert!(count("1,") > 150, "{url}: little sound:\n{frames}");
+    }
+}

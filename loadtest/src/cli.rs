@@ -91,7 +91,8 @@ enum Command {
     /// Play over WebRTC with many players, each with a UDP socket of its own
     #[command(after_help = "Example: a thousand players of one stream\n  \
         weir-loadtest rtc-play 'http://127.0.0.1:1985/rtc/v1/whep/?app=live&stream=s' --players 1000\n\
-        \nwebrtc://host:port/app/stream asks SRS's API (port 1985 without one); http:// is the address of WHEP.\n\
+        \nwebrtc://host:port/app/stream asks SRS's API (port 1985 without one); http:// is the address of WHEP; \
+        janus://host:port/N is mountpoint N of a Janus' streaming plugin.\n\
         \nFigures beside those of `play`: connect_* is from the TCP connect to the keys, first_packet_* to the first \
         packet of media. packets, lost (asked for in vain for 1 s), recovered (came after it was asked for), overtaken, \
         duplicates, bad (could not be decrypted, or of no known type), nacks (requests sent), keyframes, and jitter_* (of \
@@ -112,6 +113,8 @@ enum Command {
     /// The server of that floor
     #[command(hide = true)]
     FloorRtcServer(FloorRtcServerArgs),
+    /// Send what `rtc-publish` publishes as plain RTP, to a server that takes it so
+    RtpFeed(RtpFeedArgs),
 }
 
 /// What every command takes.
@@ -315,6 +318,29 @@ struct FloorRtcArgs {
 }
 
 #[derive(Debug, Args)]
+struct RtpFeedArgs {
+    /// Where sound goes
+    audio: SocketAddr,
+    /// Where the picture goes
+    video: SocketAddr,
+    /// Sound and picture together
+    #[arg(long, value_name = "K", default_value_t = 600, value_parser = clap::value_parser!(u64).range(50..=100_000))]
+    kbps: u64,
+    /// Pictures a second
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..=240))]
+    fps: u32,
+    /// Between two keyframes
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_seconds)]
+    gop: u64,
+    /// How long
+    #[arg(long, value_name = "SECONDS", default_value = "86400", value_parser = parse_seconds)]
+    duration: u64,
+    /// Keep this process on one CPU
+    #[arg(long, value_name = "CPU")]
+    cpu: Option<usize>,
+}
+
+#[derive(Debug, Args)]
 struct FloorRtcServerArgs {
     #[arg(long)]
     parent: i32,
@@ -376,6 +402,7 @@ pub(crate) fn main() -> ExitCode {
         Command::FloorServer(args) => floor_server(&args),
         Command::FloorRtc(args) => floor_rtc(&args),
         Command::FloorRtcServer(args) => floor_rtc_server(&args),
+        Command::RtpFeed(args) => rtp_feed(&args),
         Command::RtcPlay(args) => rtc_play(args),
         Command::RtcPublish(args) => rtc_publish(args),
     };
@@ -460,6 +487,9 @@ fn rtc_play(args: RtcPlayArgs) -> anyhow::Result<ExitCode> {
 
 fn rtc_publish(args: RtcPublishArgs) -> anyhow::Result<ExitCode> {
     let target = rtc_target(&args.url)?;
+    if target.scheme == Scheme::Janus {
+        bail!("Janus is played from only: see rtp-feed");
+    }
     let address = target.address;
     let load = rtc::publish::Publish::new(rtc::publish::Options {
         target,
@@ -475,7 +505,7 @@ fn rtc_publish(args: RtcPublishArgs) -> anyhow::Result<ExitCode> {
 
 fn tcp_target(url: &str) -> anyhow::Result<Target> {
     let target = Target::parse(url)?;
-    if target.scheme == Scheme::Webrtc {
+    if matches!(target.scheme, Scheme::Webrtc | Scheme::Janus) {
         bail!("{url} is for rtc-play and rtc-publish");
     }
     Ok(target)
@@ -533,6 +563,13 @@ fn floor_rtc(args: &FloorRtcArgs) -> anyhow::Result<ExitCode> {
     let (report, outcome) = rtc::floor::run(&load)?;
     check_names(&args.output, &report)?;
     conclude(&report, &outcome, &[], &args.output)
+}
+
+fn rtp_feed(args: &RtpFeedArgs) -> anyhow::Result<ExitCode> {
+    machine::pin(args.cpu)?;
+    let RtpFeedArgs { audio, video, kbps, fps, gop, duration, .. } = *args;
+    rtc::publish::feed([audio, video], kbps, fps, gop, duration)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn floor_rtc_server(args: &FloorRtcServerArgs) -> anyhow::Result<ExitCode> {

@@ -6,6 +6,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 const RTMP_PORT: u16 = 1935;
 const HTTP_PORT: u16 = 80;
 const API_PORT: u16 = 1985;
+const JANUS_PORT: u16 = 8088;
 /// Bytes of a URL.
 const URL_MAX: usize = 4096;
 
@@ -18,6 +19,8 @@ pub(crate) enum Scheme {
     Http,
     /// WebRTC, by SRS's API.
     Webrtc,
+    /// WebRTC, by the API of Janus; the last part of the path is a mountpoint of its streaming plugin.
+    Janus,
 }
 
 /// A URL whose host has been looked up.
@@ -37,7 +40,7 @@ pub(crate) struct Target {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
     /// None of the schemes.
-    #[error("{0:?} begins neither with rtmp:// nor with http:// or webrtc://")]
+    #[error("{0:?} begins neither with rtmp:// nor with http://, webrtc:// or janus://")]
     Scheme(String),
     /// Longer than [`URL_MAX`].
     #[error("the URL is longer than {URL_MAX} bytes")]
@@ -68,6 +71,7 @@ impl Target {
             ("rtmp://", Scheme::Rtmp, RTMP_PORT),
             ("http://", Scheme::Http, HTTP_PORT),
             ("webrtc://", Scheme::Webrtc, API_PORT),
+            ("janus://", Scheme::Janus, JANUS_PORT),
         ];
         let found =
             schemes.into_iter().find_map(|(prefix, scheme, port)| Some((url.strip_prefix(prefix)?, scheme, port)));
@@ -76,7 +80,7 @@ impl Target {
         let named = match scheme {
             // An application and a stream.
             Scheme::Rtmp | Scheme::Webrtc => path.split('?').next().unwrap_or_default().trim_matches('/').contains('/'),
-            Scheme::Http => path.starts_with('/'),
+            Scheme::Http | Scheme::Janus => path.starts_with('/'),
         };
         if !named || path.contains(char::is_whitespace) {
             return Err(Error::Path(url.to_owned()));

@@ -33,7 +33,7 @@ impl Greeting {
     pub(crate) fn idle(target: &Target, number: usize) -> Self {
         match target.scheme {
             Scheme::Rtmp => Self::Handshake(Box::new(client(target, number, Purpose::Play, CHUNK_SIZE)), HELLO),
-            Scheme::Http | Scheme::Webrtc => Self::Tcp,
+            Scheme::Http | Scheme::Webrtc | Scheme::Janus => Self::Tcp,
         }
     }
 
@@ -41,7 +41,9 @@ impl Greeting {
     pub(crate) fn call(target: &Target, number: usize) -> Self {
         match target.scheme {
             Scheme::Rtmp => Self::Connect(Box::new(client(target, number, Purpose::Play, CHUNK_SIZE))),
-            Scheme::Http | Scheme::Webrtc => Self::Get(request(target, number), ResponseHead::default()),
+            Scheme::Http | Scheme::Webrtc | Scheme::Janus => {
+                Self::Get(request(target, number), ResponseHead::default())
+            }
         }
     }
 

@@ -66,7 +66,7 @@ impl Player {
     pub(crate) fn new(target: &Target, number: usize) -> Self {
         match target.scheme {
             Scheme::Rtmp => Self::Rtmp(Box::new(Rtmp::player(target, number))),
-            Scheme::Http | Scheme::Webrtc => Self::Http(Box::new(Http::new(target, number))),
+            Scheme::Http | Scheme::Webrtc | Scheme::Janus => Self::Http(Box::new(Http::new(target, number))),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Connectivity checks of a full agent with one candidate against one of the server's (RFC 8445, RFC 7675).
 
-use rtc::stun::attributes::{ATTR_ICE_CONTROLLING, ATTR_PRIORITY, ATTR_USE_CANDIDATE, ATTR_USERNAME};
+use rtc::stun::attributes::{
+    ATTR_ICE_CONTROLLED, ATTR_ICE_CONTROLLING, ATTR_PRIORITY, ATTR_USE_CANDIDATE, ATTR_USERNAME,
+};
 use rtc::stun::fingerprint::FINGERPRINT;
 use rtc::stun::integrity::MessageIntegrity;
 use rtc::stun::message::{BINDING_ERROR, BINDING_REQUEST, BINDING_SUCCESS, Message, Setter, TransactionId};
@@ -53,13 +55,24 @@ pub(super) struct Agent {
     /// When the newest check was answered.
     answered: Option<u64>,
     started: u64,
+    /// Chooses the way; else the server does (RFC 8445 6.1.1: who offers does, and a full agent where the other is lite).
+    controlling: bool,
 }
 
 impl Agent {
     /// Begins to check at the next [`tick`](Self::tick).
-    pub(super) fn new(own: Credentials, peer: Credentials, now: u64) -> Self {
+    pub(super) fn new(own: Credentials, peer: Credentials, controlling: bool, now: u64) -> Self {
         let own_key = Password::new(&own.password);
-        Self { own, own_key, peer, transaction: TransactionId::new(), next: now, answered: None, started: now }
+        Self {
+            own,
+            own_key,
+            peer,
+            transaction: TransactionId::new(),
+            next: now,
+            answered: None,
+            started: now,
+            controlling,
+        }
     }
 
     /// Whether media may be sent.
@@ -94,8 +107,13 @@ impl Agent {
         message.write_header();
         message.add(ATTR_USERNAME, format!("{}:{}", self.peer.ufrag, self.own.ufrag).as_bytes());
         message.add(ATTR_PRIORITY, &PRIORITY.to_be_bytes());
-        message.add(ATTR_ICE_CONTROLLING, &self.transaction.0.first_chunk::<8>().copied().unwrap_or_default());
-        message.add(ATTR_USE_CANDIDATE, &[]);
+        let tie = self.transaction.0.first_chunk::<8>().copied().unwrap_or_default();
+        if self.controlling {
+            message.add(ATTR_ICE_CONTROLLING, &tie);
+            message.add(ATTR_USE_CANDIDATE, &[]);
+        } else {
+            message.add(ATTR_ICE_CONTROLLED, &tie);
+        }
         let crypto = identity.provider().crypto();
         MessageIntegrity::new_short_term_integrity_with_provider(self.peer.password.clone(), crypto)
             .add_to(&mut message)?;
@@ -152,7 +170,7 @@ mod tests {
     fn a_check_is_believed_by_who_knows_the_password() {
         let identity = Identity::new().unwrap();
         let [own, peer] = [(); 2].map(|()| Credentials::random().unwrap());
-        let mut agent = Agent::new(own.clone(), peer.clone(), 0);
+        let mut agent = Agent::new(own.clone(), peer.clone(), true, 0);
         let request = agent.request(&identity).unwrap();
         let check = Check::parse(&request).unwrap();
         assert_eq!((check.local, check.remote), (peer.ufrag.as_bytes(), own.ufrag.as_bytes()));

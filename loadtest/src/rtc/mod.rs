@@ -6,6 +6,7 @@
 mod dtls;
 pub(crate) mod floor;
 mod ice;
+mod janus;
 mod packets;
 mod picture;
 pub(crate) mod play;

@@ -2,12 +2,12 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::packets::{self, Packet, Source};
 use super::session::{Common, Event, Session};
-use super::{Error, Identity, rtcp};
+use super::{Error, Identity, rtcp, sdp};
 use crate::clock::{self, MILLISECOND, SECOND};
 use crate::drive::{Load, Outcome};
 use crate::flow::{Flow, Flows};
@@ -123,14 +123,14 @@ pub(crate) struct Publisher {
 
 impl Pace {
     #[expect(clippy::cast_possible_truncation, reason = "bytes of a picture and pictures of a GOP, both bounded")]
-    fn new(options: &Options) -> Self {
-        let fps = u64::from(options.fps.max(1));
+    fn new(kbps: u64, fps: u32, gop: u64, publishers: usize) -> Self {
+        let fps = u64::from(fps.max(1));
         let sound = (SECOND / SOUND) * SOUND_BYTES as u64 * 8 / 1000;
         Self {
             period: SECOND / fps,
-            gop: (options.gop * fps / SECOND).clamp(1, u64::from(u32::MAX)) as u32,
-            bytes: (options.kbps.saturating_sub(sound) * 125 / fps) as usize,
-            publishers: options.publishers.max(1) as u64,
+            gop: (gop * fps / SECOND).clamp(1, u64::from(u32::MAX)) as u32,
+            bytes: (kbps.saturating_sub(sound) * 125 / fps) as usize,
+            publishers: publishers.max(1) as u64,
         }
     }
 
@@ -147,8 +147,8 @@ impl Publish {
     /// # Errors
     /// No certificate can be made.
     pub(crate) fn new(options: Options) -> Result<Self, Error> {
-        let pace = Pace::new(&options);
-        let Options { target, publishers, candidate, .. } = options;
+        let Options { target, publishers, kbps, fps, gop, candidate } = options;
+        let pace = Pace::new(kbps, fps, gop, publishers);
         Ok(Self {
             common: Common { identity: Identity::new()?, target, candidate },
             pace,
@@ -163,7 +163,7 @@ impl Publish {
     }
 
     fn begin(&self, publisher: &mut Publisher, now: u64) -> Due {
-        let types = |types: Option<super::sdp::Types>| types.unwrap_or_default();
+        let types = |types: Option<sdp::Types>| types.unwrap_or_default();
         publisher.audio.kind = types(publisher.session.audio).media;
         let video = types(publisher.session.video);
         publisher.video.kind = video.media;
@@ -278,6 +278,48 @@ impl Publish {
         }
         publisher.session.send_rtcp(wire, &mut packet)
     }
+}
+
+/// Sends one stream as plain RTP for `duration` nanoseconds: sound to the first address, the picture to the second, with
+/// the payload types of the offer.
+///
+/// # Errors
+/// There is no socket, or no way to the addresses.
+pub(crate) fn feed(to: [SocketAddr; 2], kbps: u64, fps: u32, gop: u64, duration: u64) -> std::io::Result<()> {
+    let pace = Pace::new(kbps, fps, gop, 1);
+    let any: IpAddr =
+        if to.iter().all(SocketAddr::is_ipv4) { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0))?;
+    let [audio_to, video_to] = to;
+    let [mut audio, mut video] = sdp::PAYLOAD_TYPES.map(|kind| {
+        let mut source = Source::new(kind.into(), 0, false);
+        source.kind = kind;
+        source
+    });
+    let start = clock::now();
+    let (mut pictures, mut sounds) = (0_u64, 0_u64);
+    while clock::now() < start + duration {
+        let (picture_at, sound_at) = (start + pictures * pace.period, start + sounds * SOUND);
+        let wait = picture_at.min(sound_at).saturating_sub(clock::now());
+        std::thread::sleep(std::time::Duration::from_nanos(wait));
+        // Before the server listens there is nobody: a datagram is lost then, as later.
+        if sound_at <= picture_at {
+            let packet = audio.packet(timestamp(sounds * SOUND, 48_000), false, &packets::sound(SOUND_BYTES));
+            let _ = socket.send_to(&packet.bytes, audio_to);
+            sounds += 1;
+            continue;
+        }
+        let (gop, number) = (pictures / u64::from(pace.gop), pictures % u64::from(pace.gop));
+        #[expect(clippy::cast_possible_truncation, reason = "below the pictures of a GOP; only its last bit counts")]
+        let payloads = packets::picture(number as u32, gop as u32, pace.bytes, clock::now());
+        let last = payloads.len().saturating_sub(1);
+        for (at, payload) in payloads.iter().enumerate() {
+            let packet = video.packet(timestamp(pictures * pace.period, 90_000), at == last, payload);
+            let _ = socket.send_to(&packet.bytes, video_to);
+        }
+        pictures += 1;
+    }
+    Ok(())
 }
 
 /// Ticks in so many nanoseconds, modulo 2^32.

@@ -13,6 +13,9 @@ const OPUS: u8 = 111;
 const H264: u8 = 106;
 const RTX: u8 = 107;
 
+/// Of sound and picture, as offered.
+pub(super) const PAYLOAD_TYPES: [u8; 2] = [OPUS, H264];
+
 /// Media sections and candidates that are looked at.
 const SECTIONS_MAX: usize = 8;
 const CANDIDATES_MAX: usize = 32;
@@ -39,10 +42,10 @@ impl Local<'_> {
             sdp,
             "v=0\r\no=- {id} 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\na=msid-semantic: WMS *\r\n"
         );
-        self.section(&mut sdp, "audio", 0, &[OPUS]);
+        self.section(&mut sdp, "audio", "0", &[OPUS]);
         let _ = write!(sdp, "a=rtpmap:{OPUS} opus/48000/2\r\na=fmtp:{OPUS} minptime=10;useinbandfec=1\r\n");
         self.sources(&mut sdp, Media::Audio);
-        self.section(&mut sdp, "video", 1, &[H264, RTX]);
+        self.section(&mut sdp, "video", "1", &[H264, RTX]);
         let _ = write!(
             sdp,
             "a=rtpmap:{H264} H264/90000\r\na=rtcp-fb:{H264} ccm fir\r\na=rtcp-fb:{H264} nack\r\na=rtcp-fb:{H264} nack pli\r\n\
@@ -53,7 +56,34 @@ impl Local<'_> {
         sdp
     }
 
-    fn section(&self, sdp: &mut String, kind: &str, mid: u8, types: &[u8]) {
+    /// The answer of a player to `offer`, which is a server's: everything that could be read of it is accepted.
+    pub(super) fn answer(&self, offer: &Answer) -> String {
+        let mids: String = offer.mids.iter().map(|(_, mid)| format!(" {mid}")).collect();
+        let mut sdp = format!("v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE{mids}\r\n");
+        for (media, mid) in &offer.mids {
+            let (kind, types, name) = match media {
+                Media::Audio => ("audio", offer.audio, "opus/48000/2"),
+                Media::Video => ("video", offer.video, "H264/90000"),
+            };
+            let Types { media: number, repair } = types.unwrap_or_default();
+            let numbers: Vec<u8> = [Some(number), repair].into_iter().flatten().collect();
+            self.section(&mut sdp, kind, mid, &numbers);
+            let _ = write!(sdp, "a=rtpmap:{number} {name}\r\n");
+            if *media == Media::Video {
+                let _ = write!(
+                    sdp,
+                    "a=rtcp-fb:{number} nack\r\na=rtcp-fb:{number} nack pli\r\n\
+                     a=fmtp:{number} level-asymmetry-allowed=1;packetization-mode=1;profile-level-id=42e01f\r\n"
+                );
+            }
+            if let Some(repair) = repair {
+                let _ = write!(sdp, "a=rtpmap:{repair} rtx/90000\r\na=fmtp:{repair} apt={number}\r\n");
+            }
+        }
+        sdp
+    }
+
+    fn section(&self, sdp: &mut String, kind: &str, mid: &str, types: &[u8]) {
         let Self { credentials: Credentials { ufrag, password }, fingerprint, candidate, .. } = self;
         let types: String = types.iter().map(|number| format!(" {number}")).collect();
         let direction = if self.sources.is_some() { "sendonly" } else { "recvonly" };
@@ -106,6 +136,8 @@ pub(super) struct Answer {
     pub(super) audio: Option<Types>,
     /// Picture, if it was accepted.
     pub(super) video: Option<Types>,
+    /// The media that were, in their order, with their identification.
+    mids: Vec<(Media, String)>,
 }
 
 impl Answer {
@@ -162,6 +194,7 @@ impl Answer {
             "candidate" if self.candidates.len() < CANDIDATES_MAX => {
                 self.candidates.extend(candidate(value).filter(|found| !self.candidates.contains(found)))
             }
+            "mid" => value.clone_into(&mut section.mid),
             "rtpmap" => section.rtpmap(value),
             "fmtp" => section.fmtp(value),
             _ => {}
@@ -171,11 +204,12 @@ impl Answer {
     fn take(&mut self, section: &Section) {
         let Some(media) = section.codec.filter(|_| section.accepted) else { return };
         let types = Types { media, repair: section.repairs.iter().find(|(_, of)| *of == media).map(|(rtx, _)| *rtx) };
-        match section.media {
-            Some(Media::Audio) => self.audio = Some(types),
-            Some(Media::Video) => self.video = Some(types),
-            None => {}
+        let Some(kind) = section.media else { return };
+        match kind {
+            Media::Audio => self.audio = Some(types),
+            Media::Video => self.video = Some(types),
         }
+        self.mids.push((kind, section.mid.clone()));
     }
 }
 
@@ -195,6 +229,7 @@ fn candidate(value: &str) -> Option<SocketAddr> {
 struct Section {
     media: Option<Media>,
     accepted: bool,
+    mid: String,
     /// The first payload type of a codec that was offered.
     codec: Option<u8>,
     /// Payload types of repeated packets, and of what.
@@ -286,6 +321,8 @@ mod tests {
             assert_eq!(back.candidates, [candidate]);
             assert_eq!(back.video, Some(Types { media: H264, repair: Some(RTX) }));
             assert_eq!(offer.contains("a=ssrc-group:FID 2 3"), sources.is_some());
+            let answer = local.answer(&back);
+            assert_eq!(Answer::parse(&answer).unwrap(), back, "{answer}");
         }
     }
 

@@ -8,11 +8,12 @@ use weir_wire::stun;
 
 use super::dtls::Handshake;
 use super::ice::{Agent, Credentials};
+use super::janus::Janus;
 use super::sdp::{Answer, Local, Types};
 use super::signal::Signal;
 use super::{Error, Identity};
 use crate::net::{Reason, Wire};
-use crate::target::Target;
+use crate::target::{Scheme, Target};
 
 /// What all sessions of a run have in common.
 pub(super) struct Common {
@@ -30,13 +31,21 @@ enum Stage {
     /// Nothing was said.
     New,
     /// The offer was sent.
-    Offered { signal: Signal, own: Credentials },
+    Offered { signal: Offering, own: Credentials, candidate: SocketAddr },
     /// The server is known.
     Checking(Path),
     /// It is reached.
     Shaking(Path, Handshake),
     /// Packets may be sent.
     Open { path: Path, handshake: Handshake, protect: Protect, unprotect: Unprotect },
+}
+
+/// Who offers.
+enum Offering {
+    /// This end.
+    Ours(Signal),
+    /// The server.
+    Janus(Janus),
 }
 
 /// The way to the server, and what is spoken on it.
@@ -86,11 +95,18 @@ impl Session {
     pub(super) fn connected(&mut self, common: &Common, wire: &mut Wire) -> Result<(), Reason> {
         let own = Credentials::random()?;
         let candidate = wire.open_datagrams().map_err(Reason::Connect)?;
-        let fingerprint = &common.identity.fingerprint;
-        let offer = Local { credentials: &own, fingerprint, candidate, sources: self.sources }.offer();
-        let signal = Signal::offer(&common.target, self.number, self.sources.is_some(), &offer, wire)?;
-        self.stage = Stage::Offered { signal, own };
+        let signal = if common.target.scheme == Scheme::Janus {
+            Offering::Janus(Janus::start(&common.target, self.number, wire)?)
+        } else {
+            let offer = self.local(common, &own, candidate).offer();
+            Offering::Ours(Signal::offer(&common.target, self.number, self.sources.is_some(), &offer, wire)?)
+        };
+        self.stage = Stage::Offered { signal, own, candidate };
         Ok(())
+    }
+
+    fn local<'a>(&self, common: &'a Common, credentials: &'a Credentials, candidate: SocketAddr) -> Local<'a> {
+        Local { credentials, fingerprint: &common.identity.fingerprint, candidate, sources: self.sources }
     }
 
     /// Bytes of the response came.
@@ -98,9 +114,26 @@ impl Session {
     /// # Errors
     /// The server refused, or its answer is of no use.
     pub(super) fn received(&mut self, common: &Common, wire: &mut Wire, now: u64, bytes: &[u8]) -> Result<(), Reason> {
-        let Stage::Offered { signal, own } = &mut self.stage else { return Ok(()) };
-        let Some(text) = signal.received(bytes)? else { return Ok(()) };
-        let answer = Answer::parse(&text)?;
+        let Stage::Offered { signal, own, candidate } = &mut self.stage else {
+            wire.hang_up();
+            return Ok(());
+        };
+        let (answer, controlling) = match signal {
+            Offering::Ours(signal) => match signal.received(bytes)? {
+                Some(text) => (Answer::parse(&text)?, true),
+                None => return Ok(()),
+            },
+            Offering::Janus(janus) => match janus.received(wire, bytes)? {
+                Some(text) => {
+                    let offer = Answer::parse(&text)?;
+                    let fingerprint = &common.identity.fingerprint;
+                    let local = Local { credentials: own, fingerprint, candidate: *candidate, sources: None };
+                    janus.answer(&local.answer(&offer), wire)?;
+                    (offer, false)
+                }
+                None => return Ok(()),
+            },
+        };
         let api = common.target.address;
         // Of several candidates the one at the API's own address is the surest.
         let near = || answer.candidates.iter().find(|found| found.ip() == api.ip());
@@ -108,9 +141,12 @@ impl Session {
         let chosen = common.candidate.or_else(|| near().or_else(same).copied());
         let peer = chosen.ok_or(Error::Answer("candidate of the API's address family"))?;
         wire.aim(peer).map_err(Reason::Connect)?;
-        wire.hang_up();
+        // Janus acknowledges the answer first.
+        if controlling {
+            wire.hang_up();
+        }
         (self.audio, self.video) = (answer.audio, answer.video);
-        let mut agent = Agent::new(std::mem::take(own), answer.credentials, now);
+        let mut agent = Agent::new(std::mem::take(own), answer.credentials, controlling, now);
         agent.tick(&common.identity, wire, now)?;
         self.stage = Stage::Checking(Path { agent, fingerprint: answer.fingerprint, peer });
         Ok(())

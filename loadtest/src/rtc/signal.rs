@@ -42,7 +42,7 @@ impl Signal {
                     json!({"api": format!("http://{host}{path}"), "streamurl": url, "clientip": null, "sdp": offer});
                 (path.to_owned(), "application/json", body.to_string())
             }
-            Scheme::Http | Scheme::Rtmp => (target.path(number), "application/sdp", offer.to_owned()),
+            Scheme::Http | Scheme::Rtmp | Scheme::Janus => (target.path(number), "application/sdp", offer.to_owned()),
         };
         let request = format!(
             "POST {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: weir-loadtest\r\nContent-Type: {kind}\r\n\

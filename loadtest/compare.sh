@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Compares, on this machine and in one run: the floor (a program that only writes), weir, and nginx with its rtmp module.
+# Compares, on this machine and in one run: the floor (a program that only writes), weir, nginx with its rtmp module, and
+# over WebRTC Janus with its streaming plugin.
 # Servers run on CPU 0, the load on CPU 1, one at a time, in rounds whose order rotates. Takes about a quarter of an hour.
 # Writes RESULTS.md and results.svg beside this script, or into the directory that is given.
 #
@@ -42,7 +43,7 @@ trap "exit 130" INT TERM
 
 [[ $(nproc) -ge 2 ]] || { echo "two CPUs are needed: one for the servers, one for the load" >&2; exit 2; }
 missing=()
-for pair in ffmpeg=ffmpeg nginx=nginx-core /usr/lib/nginx/modules/ngx_rtmp_module.so=libnginx-mod-rtmp; do
+for pair in ffmpeg=ffmpeg nginx=nginx-core janus=janus /usr/lib/nginx/modules/ngx_rtmp_module.so=libnginx-mod-rtmp; do
     [[ -e ${pair%%=*} ]] || command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
 done
 if [[ ${#missing[@]} != 0 ]]; then
@@ -69,7 +70,8 @@ kbps=$(($(stat -c %s "$work/source.flv") * 8 / 20 / 1000))
 # --- servers -------------------------------------------------------------------------------------------------------
 
 ports=$((20000 + $$ % 20000))
-rtmp=$ports http=$((ports + 1)) api=$((ports + 2)) nginx_rtmp=$((ports + 3))
+rtmp=$ports http=$((ports + 1)) api=$((ports + 2)) nginx_rtmp=$((ports + 3)) janus_http=$((ports + 4))
+rtc_media=$((ports + 5)) janus_audio=$((ports + 6)) janus_video=$((ports + 8))
 
 # on_cpu_0 LOG COMMAND...: in the background; its pid in $last.
 on_cpu_0() {
@@ -108,6 +110,7 @@ edge:
   http: { listen: 127.0.0.1:$http }
   api: { listen: 127.0.0.1:$api }
 origin: { workers: 1 }
+rtc: { listen: "127.0.0.1:$rtc_media", candidate: 127.0.0.1 }
 vhosts: { __defaultVhost__: { play: { mw_latency: $1 } } }
 YAML
     on_cpu_0 "$work/weir.log" "$weir" run -c "$work/weir.yaml"
@@ -143,6 +146,65 @@ stop_nginx() {
     [[ -z ${nginx_source:-} ]] || stop "$nginx_source"
     nginx_source=
     stop "$nginx_pid"
+}
+
+# start_janus: one mountpoint of its streaming plugin, fed with what weir's publisher sends, as plain RTP.
+start_janus() {
+    local lib
+    lib=$(dirname "$(find /usr/lib -path '*janus/plugins/libjanus_streaming.so' | head -n 1)")
+    mkdir -p "$work/janus"
+    cat >"$work/janus/janus.jcfg" <<JANUS
+general: {
+  configs_folder = "$work/janus"
+  plugins_folder = "$lib"
+  transports_folder = "${lib%/plugins}/transports"
+  events_folder = "$work/janus"
+  loggers_folder = "$work/janus"
+  debug_level = 3
+  session_timeout = 0
+  interface = "127.0.0.1"
+}
+nat: { ice_enforce_list = "lo" }
+media: { ipv6 = false }
+plugins: { disable = "$(cd "$lib" && printf '%s\n' *.so | grep -v streaming | paste -sd,)" }
+transports: { disable = "$(cd "${lib%/plugins}/transports" && printf '%s\n' *.so | grep -v _http | paste -sd,)" }
+JANUS
+    cat >"$work/janus/janus.transport.http.jcfg" <<JANUS
+general: { json = "compact" base_path = "/janus" http = true port = $janus_http ip = "127.0.0.1" https = false }
+admin: { admin_http = false }
+JANUS
+    cat >"$work/janus/janus.plugin.streaming.jcfg" <<JANUS
+load: {
+  type = "rtp"
+  id = 1
+  media = (
+    { type = "audio", mid = "a", port = $janus_audio, pt = 111, codec = "opus", iface = "127.0.0.1" },
+    { type = "video", mid = "v", port = $janus_video, pt = 106, codec = "h264", iface = "127.0.0.1",
+      fmtp = "profile-level-id=42e01f;packetization-mode=1" }
+  )
+}
+JANUS
+    on_cpu_0 "$work/janus.log" janus -C "$work/janus/janus.jcfg" -F "$work/janus"
+    janus_pid=$last
+    accepting $janus_http
+    "$load" rtp-feed "127.0.0.1:$janus_audio" "127.0.0.1:$janus_video" --cpu 1 >/dev/null 2>&1 &
+    janus_source=$!
+    started+=("$janus_source")
+    sleep 3
+}
+
+stop_janus() {
+    stop "$janus_source"
+    stop "$janus_pid"
+}
+
+# publish_rtc: one stream over WebRTC, as the feed of Janus.
+publish_rtc() {
+    "$load" rtc-publish "http://127.0.0.1:$api/rtc/v1/whip/?app=live&stream=r0" --publishers 1 --duration 86400 --cpu 1 \
+        --json >/dev/null 2>&1 &
+    source_pid=$!
+    started+=("$source_pid")
+    sleep 3
 }
 
 # publish PORT: one stream, for as long as it is needed.
@@ -246,6 +308,36 @@ if want auto; then
     stop_weir
 fi
 
+# rtc PLAYERS: one stream over WebRTC, 600 kbit/s at 30 pictures a second with Opus; floor, weir and Janus.
+rtc() {
+    local row=rtc-$1 players=$1 round server
+    want "$row" || return 0
+    say "$row: $players players over WebRTC"
+    start_weir auto 1 0
+    publish_rtc
+    start_janus
+    for round in $(seq "$rounds"); do
+        for server in $(rotated "$round" floor weir janus); do
+            case $server in
+            floor) measure "$row" floor floor-rtc --players "$players" --server-cpu 0 --client-cpu 1 ;;
+            weir) rtc_play "$row" weir "http://127.0.0.1:$api/rtc/v1/whep/?app=live&stream=r0" "$players" "$weir_pid" ;;
+            janus) rtc_play "$row" janus "janus://127.0.0.1:$janus_http/1" "$players" "$janus_pid" ;;
+            esac
+            # Sessions of the run before end.
+            sleep 2
+        done
+    done
+    stop_janus
+    stop_weir
+}
+
+rtc_play() { # ROW SERVER URL PLAYERS PID
+    measure "$1" "$2" rtc-play "$3" --players "$4" --pids "$5" --cpu 1
+}
+
+rtc 100
+rtc 300
+
 if want workers; then
     say "workers: 1000 players on one and on two edge workers, both on CPU 0"
     for round in $(seq "$rounds"); do
@@ -334,6 +426,7 @@ report() {
     cpu_line "1000 players, a write each message" play-0 "<= 1.1 x floor"
     echo
     echo "![CPU of each server](results.svg)"
+    rtc_report
     echo
     echo "## Everything else"
     echo
@@ -358,6 +451,30 @@ report() {
     fi
     want start && echo "| start to first accepted connection, ms | $(median start weir millis) | | <= 150 |"
     return 0
+}
+
+# rtc_line TEXT ROW: what WebRTC costs.
+rtc_line() {
+    want "$2" || return 0
+    local floor weir janus
+    floor=$(least "$2" floor cpu_percent) weir=$(least "$2" weir cpu_percent) janus=$(least "$2" janus cpu_percent)
+    echo "| $1 | $(short "$floor") | $(short "$weir") | $(short "$janus") | $(ratio "$weir" "$floor") | $(ratio "$weir" "$janus") | $(kib "$(most "$2" weir memory_per_connection_bytes)") / $(kib "$(most "$2" janus memory_per_connection_bytes)") | $(short "$(median "$2" weir connect_p50_ms)") / $(short "$(median "$2" janus connect_p50_ms)") | $(short "$(median "$2" weir latency_p99_ms)") / $(short "$(median "$2" janus latency_p99_ms)") | $(most "$2" weir lost) / $(most "$2" janus lost) |"
+}
+kib() { awk -v a="${1:-}" 'BEGIN { if (a == "") print "-"; else printf "%.0f", a / 1024 }'; }
+
+rtc_report() {
+    want rtc-100 || want rtc-300 || return 0
+    echo
+    echo "## WebRTC"
+    echo
+    echo "One stream of 600 kbit/s, H.264 at 30 pictures a second and Opus, to each player. The floor encrypts with" \
+        "AES-128-GCM and sends a picture in one go; Janus $(janus --version 2>&1 | grep -oE '[0-9]+\.[0-9]+\.[0-9]+' | head -n 1) has one mountpoint of its streaming plugin. Memory is what anonymous pages grew by, at most in a round."
+    echo
+    echo "| | floor | weir | Janus | weir : floor | weir : Janus | memory a player, KiB, weir / Janus | connect p50, ms | frame latency p99, ms | lost packets |"
+    echo "|---|---|---|---|---|---|---|---|---|---|"
+    rtc_line "100 players: CPU %" rtc-100
+    rtc_line "300 players: CPU %" rtc-300
+    echo
 }
 
 # groups: what a publisher costs in all workers, without and in its group at its longest, in KiB. The group is two seconds

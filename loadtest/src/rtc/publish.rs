@@ -331,7 +331,7 @@ fn timestamp(ns: u64, clock: u32) -> u32 {
 /// The time of day in NTP's format (RFC 5905 6).
 fn ntp_now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    (since.as_secs() + NTP) << 32 | (u64::from(since.subsec_nanos()) << 32) / SECOND
+    ((since.as_secs() + NTP) << 32) | ((u64::from(since.subsec_nanos()) << 32) / SECOND)
 }
 
 /// Three sources that no other publisher of this run has.

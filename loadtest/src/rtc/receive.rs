@@ -156,7 +156,7 @@ impl Receiver {
         let expected = self.highest + 1 - self.first.min(self.highest);
         let (expected_before, received_before) = std::mem::replace(&mut self.reported, (expected, self.received));
         let (of, came) = (expected - expected_before, self.received - received_before);
-        let fraction = if of == 0 { 0 } else { (of.saturating_sub(came) * 256 / of).min(255) };
+        let fraction = (of.saturating_sub(came) * 256).checked_div(of).map_or(0, |fraction| fraction.min(255));
         let (last_report, delay) = self.report.map_or((0, 0), |(ntp, at)| {
             (ntp, (u128::from(now.saturating_sub(at)) * 65_536 / u128::from(SECOND)) as u32)
         });
@@ -183,10 +183,10 @@ mod tests {
         for index in [65_530, 65_531, 65_534, 65_538] {
             assert_eq!(receiver.packet(index, 0, 0), Arrival::Next);
         }
-        assert_eq!(receiver.ask(GRACE - 1, &mut lost), []);
+        assert!(receiver.ask(GRACE - 1, &mut lost).is_empty());
         assert_eq!(receiver.packet(65_533, 0, 1), Arrival::Late);
         assert_eq!(receiver.ask(GRACE, &mut lost), [65_532, 65_535, 0, 1]);
-        assert_eq!(receiver.ask(GRACE + 1, &mut lost), []);
+        assert!(receiver.ask(GRACE + 1, &mut lost).is_empty());
         assert_eq!(receiver.repeated(0, GRACE + 2), Arrival::Recovered);
         assert_eq!(receiver.packet(65_535, 0, GRACE + 2), Arrival::Recovered);
         assert_eq!(receiver.packet(65_535, 0, GRACE + 2), Arrival::Duplicate);

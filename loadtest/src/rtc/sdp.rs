@@ -288,7 +288,7 @@ mod tests {
         let answer = Answer::parse(ANSWER).unwrap();
         assert_eq!(answer.credentials, Credentials { ufrag: "4h8h".into(), password: "c4i7x12ni946".into() });
         assert_eq!(answer.fingerprint, "14:41");
-        assert_eq!(answer.candidates, ["10.1.2.3:28000".parse().unwrap()]);
+        assert_eq!(answer.candidates, ["10.1.2.3:28000".parse::<SocketAddr>().unwrap()]);
         assert_eq!(answer.audio, Some(Types { media: 111, repair: None }));
         assert_eq!(answer.video, Some(Types { media: 106, repair: Some(107) }));
     }

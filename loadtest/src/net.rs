@@ -153,7 +153,7 @@ impl Wire {
     ///
     /// # Errors
     /// There is no way to it.
-    pub(crate) fn aim(&mut self, peer: SocketAddr) -> io::Result<()> {
+    pub(crate) fn aim(&self, peer: SocketAddr) -> io::Result<()> {
         self.udp.as_ref().map_or(Ok(()), |udp| udp.connect(peer))
     }
 

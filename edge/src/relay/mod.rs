@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 use tokio::sync::{Notify, watch};
-use tracing::{info, warn};
 use tonic::transport::Channel;
+use tracing::{info, warn};
 use weir_media::{Frame, FrameId, StreamName};
 use weir_proto::origin::control_client::ControlClient;
 use weir_wire::relay::{OutQueue, Policy, Record};

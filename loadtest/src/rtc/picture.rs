@@ -145,7 +145,7 @@ mod tests {
             bits.golomb(value);
         }
         let text: String = bits.bytes.iter().map(|byte| format!("{byte:08b}")).collect();
-        assert!(text.starts_with("1010011001000001000000000001110011000"), "{text}");
+        assert!(text.starts_with("10100110010000010000000000001110011000"), "{text}");
     }
 
     #[test]

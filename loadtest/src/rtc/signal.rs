@@ -75,7 +75,7 @@ impl Signal {
         }
     }
 
-    fn finish(&mut self) -> Result<String, Reason> {
+    fn finish(&self) -> Result<String, Reason> {
         let text = String::from_utf8_lossy(&self.answer).into_owned();
         if self.scheme != Scheme::Webrtc {
             return Ok(text);

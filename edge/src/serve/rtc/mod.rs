@@ -126,7 +126,8 @@ struct Place {
 
 /// The stream that a path means on a host.
 fn place(cx: &Context, host: &str, path: &str, query: &str) -> Result<Place, Failure> {
-    let named = rtmp::from_url(host, path, query, &Limits::default()).map_err(|error| Failure::bad(error.to_string()))?;
+    let named =
+        rtmp::from_url(host, path, query, &Limits::default()).map_err(|error| Failure::bad(error.to_string()))?;
     let config = cx.hub.config();
     let (vhost, rules) =
         config.vhost(&named.vhost).ok_or_else(|| Failure::new(StatusCode::NOT_FOUND, "there is no such vhost here"))?;
@@ -134,7 +135,8 @@ fn place(cx: &Context, host: &str, path: &str, query: &str) -> Result<Place, Fai
         return Err(Failure::new(StatusCode::NOT_FOUND, "WebRTC is off for this vhost"));
     }
     let name = StreamName { vhost: vhost.into(), app: named.app.into(), stream: named.stream.into() };
-    let link = cx.hub.link_for(&name).ok_or_else(|| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "there is no origin"))?;
+    let link =
+        cx.hub.link_for(&name).ok_or_else(|| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "there is no origin"))?;
     let mut key = FxHasher::default();
     named.query.hash(&mut key);
     Ok(Place { name, link: link.clone(), key: key.finish() })

@@ -50,7 +50,10 @@ mod tests {
     fn parameters() {
         let query = Query("app=live&stream=a%20b&eip=1.2.3.4&eip=5.6.7.8:9&empty=&flag");
         assert_eq!((query.get("app"), query.get("stream")), (Some("live".to_owned()), Some("a b".to_owned())));
-        assert_eq!((query.raw("stream"), query.get("empty"), query.get("flag"), query.get("x")), (Some("a%20b"), None, None, None));
+        assert_eq!(
+            (query.raw("stream"), query.get("empty"), query.get("flag"), query.get("x")),
+            (Some("a%20b"), None, None, None)
+        );
         assert_eq!(query.all("eip").collect::<Vec<_>>(), ["1.2.3.4", "5.6.7.8:9"]);
         for value in ["a b", "x+/y=&%?#\"", "ü/z", "abcd:Xy/+"] {
             let text = format!("v={}", encode(value));

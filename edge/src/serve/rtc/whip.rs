@@ -122,7 +122,9 @@ async fn patched(cx: &Context, request: Request<Incoming>) -> Result<Answer, Fai
     let fragment = body(request).await?;
     close(&place, session, token, true).await?;
     match matches.as_deref() {
-        Some("*") => Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "ICE restarts are not done: begin a new session")),
+        Some("*") => {
+            Err(Failure::new(StatusCode::UNPROCESSABLE_ENTITY, "ICE restarts are not done: begin a new session"))
+        }
         Some(tag) if tag != etag => Err(Failure::new(StatusCode::PRECONDITION_FAILED, "another session's tag")),
         _ if fragment.lines().count() > 256 => Err(Failure::bad("too many lines")),
         _ => {

@@ -4,5 +4,7 @@
 //! sound and the threads that run them.
 
 pub(crate) mod audio;
+#[cfg(test)]
+mod tests;
 pub(crate) mod to_rtc;
 pub(crate) mod to_rtmp;

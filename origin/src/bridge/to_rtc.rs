@@ -56,6 +56,9 @@ pub(crate) struct Packet {
 pub(crate) struct Dropped {
     /// B-frames.
     pub(crate) bframes: u64,
+    /// Those of them that other frames may refer to: a pyramid. An encoder whose P-frames refer back to such (x264 with
+    /// more than one reference frame) shows broken pictures without them; it has to do without B-frames or pyramid.
+    pub(crate) references: u64,
     /// Frames in front of the first keyframe, or without a configuration.
     pub(crate) early: u64,
     /// Frames of codecs that WebRTC has no payload format for, or that are malformed.
@@ -198,9 +201,13 @@ impl ToRtc {
         };
         let composition = video.composition_ms.clamp(-COMPOSITION_MAX, COMPOSITION_MAX);
         let pts = frame.dts.saturating_add(i64::from(composition) * 1000);
-        if !self.options.keep_bframe && !video.keyframe && picture.is_b(&video, pts) {
-            self.dropped.bframes += 1;
-            return;
+        if !self.options.keep_bframe && !video.keyframe {
+            let slice = picture.slice(&video);
+            if picture.is_b(slice, pts) {
+                self.dropped.bframes += 1;
+                self.dropped.references += u64::from(slice.is_some_and(|slice| slice.reference));
+                return;
+            }
         }
         picture.started = true;
         let codec = rtp_codec(video.codec);
@@ -243,14 +250,16 @@ impl Picture {
     /// before a frame sent already, which only B-frames are, or a B-frame that none refers to.
     ///
     /// Frames that refer to frames shown later are B-frames, so nothing but B-frames depends on what is left out here,
-    /// unless an encoder lets P-frames refer back to B-frames of the pyramid before.
-    fn is_b(&self, video: &Video<'_>, pts: i64) -> bool {
-        if self.newest.is_some_and(|(newest, _)| pts <= newest) {
-            return true;
-        }
-        let (VideoCodec::Avc, Config::Sets(length, _)) = (self.codec, &self.config) else { return false };
-        let slice = Units::new(video.data, *length).take(UNITS_MAX).find_map(avc::Slice::parse);
-        slice.is_some_and(|slice| slice.bidirectional && !slice.reference)
+    /// but where an encoder lets P-frames refer back to B-frames of a pyramid: see [`Dropped::references`].
+    fn is_b(&self, slice: Option<avc::Slice>, pts: i64) -> bool {
+        self.newest.is_some_and(|(newest, _)| pts <= newest)
+            || slice.is_some_and(|slice| slice.bidirectional && !slice.reference)
+    }
+
+    /// The header of a frame's first slice, where it is H.264.
+    fn slice(&self, video: &Video<'_>) -> Option<avc::Slice> {
+        let (VideoCodec::Avc, Config::Sets(length, _)) = (self.codec, &self.config) else { return None };
+        Units::new(video.data, *length).take(UNITS_MAX).find_map(avc::Slice::parse)
     }
 
     fn packetise(&self, video: &Video<'_>, max: usize, out: &mut Vec<Bytes>) {
@@ -319,7 +328,3 @@ fn ticks(us: i64, codec: Codec) -> i64 {
 fn wrap(ticks: i64) -> u32 {
     u32::try_from(ticks.rem_euclid(1 << 32)).unwrap_or(0)
 }
-
-#[cfg(test)]
-#[path = "to_rtc_tests.rs"]
-mod tests;

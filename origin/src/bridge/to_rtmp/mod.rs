@@ -5,8 +5,6 @@
 mod clock;
 mod jitter;
 mod picture;
-#[cfg(test)]
-mod tests;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

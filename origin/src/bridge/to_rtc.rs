@@ -151,7 +151,7 @@ impl ToRtc {
     }
 
     /// A packet of Opus with the presentation time of its first sample, in microseconds.
-    pub(crate) fn opus(&mut self, pts_us: i64, payload: Bytes, out: &mut Vec<Packet>) {
+    pub(crate) fn opus(&self, pts_us: i64, payload: Bytes, out: &mut Vec<Packet>) {
         let timestamp = wrap(ticks(pts_us, Codec::Opus));
         let (media, codec) = (Media::Audio, Codec::Opus);
         out.push(Packet { media, codec, timestamp, marker: false, keyframe: false, payload });

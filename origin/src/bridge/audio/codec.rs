@@ -88,7 +88,6 @@ impl Aac {
         Ok(Self { decoder, config })
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "what map_err wants")]
     fn error(error: syom::AacError) -> Error {
         Error::Decode { codec: "AAC", reason: error.to_string() }
     }
@@ -197,7 +196,6 @@ impl Opus {
         Ok(Self { decoder, pcm: vec![0.0; MAX_PACKET_SAMPLES * CHANNELS] })
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "what map_err wants")]
     fn error(error: opus_pure::Error) -> Error {
         Error::Decode { codec: "Opus", reason: error.to_string() }
     }
@@ -243,7 +241,6 @@ impl OpusOut {
         Ok(Self { encoder, packet: vec![0; MAX_PACKET_BYTES] })
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "what map_err wants")]
     fn error(error: opus_pure::Error) -> Error {
         Error::Encode { codec: "Opus", reason: error.to_string() }
     }
@@ -282,7 +279,6 @@ impl AacOut {
         Ok(Self { encoder, config, planes: Default::default() })
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "what map_err wants")]
     fn error(error: syom::AacError) -> Error {
         Error::Encode { codec: "AAC", reason: error.to_string() }
     }

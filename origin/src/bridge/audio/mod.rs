@@ -17,6 +17,7 @@ mod tests;
 use bytes::Bytes;
 
 pub(crate) use pipeline::Pipeline;
+#[cfg_attr(not(test), expect(unused_imports, reason = "plugged in by the WebRTC sessions"))]
 pub(crate) use pool::{Pool, Transcoder};
 
 /// Samples of a channel a second, of all that is written.

@@ -63,8 +63,13 @@ impl Pipeline {
     /// # Errors
     /// It cannot be written.
     pub(crate) fn new(target: Target) -> Result<Self, Error> {
+        encoder(target).map(Self::with)
+    }
+
+    /// To what this writes.
+    pub(super) fn with(encoder: Box<dyn Encode>) -> Self {
         let (pcm, ready) = (Pcm::default(), Vec::new());
-        Ok(Self { encoder: encoder(target)?, input: None, pcm, ready, begun: 0, gone: 0 })
+        Self { encoder, input: None, pcm, ready, begun: 0, gone: 0 }
     }
 
     /// Takes a frame and appends what it completes.

@@ -20,6 +20,10 @@ const READY_MAX: usize = 100;
 /// Frames of one transcoder that are read before it is another one's turn.
 const TURN: usize = 8;
 
+/// How the names of the threads begin. A panic on one of them is caught: what ends the process on a panic has to leave
+/// them out.
+const THREAD: &str = "audio-";
+
 /// Threads that are shared by transcoders. Dropping it ends them; transcoders that are left give nothing more.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
@@ -74,7 +78,7 @@ impl Pool {
         let mut this = Self { shared, threads: Vec::new() };
         for i in 0..threads.max(1) {
             let shared = this.shared.clone();
-            let thread = thread::Builder::new().name(format!("audio-{i}")).spawn(move || run(&shared))?;
+            let thread = thread::Builder::new().name(format!("{THREAD}{i}")).spawn(move || run(&shared))?;
             this.threads.push(thread);
         }
         Ok(this)
@@ -85,11 +89,16 @@ impl Pool {
     /// # Errors
     /// It cannot be written.
     pub(crate) fn transcoder(&self, target: Target) -> Result<Transcoder, Error> {
+        Pipeline::new(target).map(|pipeline| self.run(pipeline))
+    }
+
+    /// A transcoder that is this pipeline.
+    pub(super) fn run(&self, pipeline: Pipeline) -> Transcoder {
         let (output, ready) = mpsc::channel(READY_MAX);
-        let work = Mutex::new(Some(Work { pipeline: Pipeline::new(target)?, output }));
+        let work = Mutex::new(Some(Work { pipeline, output }));
         let (dropped, failed) = (AtomicU64::new(0), AtomicU64::new(0));
         let lane = Arc::new(Lane { input: Mutex::default(), work, dropped, failed });
-        Ok(Transcoder { lane, shared: self.shared.clone(), ready })
+        Transcoder { lane, shared: self.shared.clone(), ready }
     }
 }
 

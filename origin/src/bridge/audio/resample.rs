@@ -55,7 +55,6 @@ impl Resample {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "what map_err wants")]
 fn error(error: impl ToString) -> Error {
     Error::Encode { codec: "resampler", reason: error.to_string() }
 }

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::codec::{Pcm, decoder, encoder};
+use super::codec::{Encode, Pcm, decoder, encoder};
 use super::*;
 
 /// Pairs of a tone of 440 Hz on the left and 1 kHz on the right.
@@ -155,6 +155,43 @@ async fn a_pool_gives_each_its_own() {
         }
         assert!(got == want && transcoder.try_recv().is_none() && transcoder.dropped() == 0);
     }
+}
+
+/// A codec with a fault.
+struct Faulty;
+
+impl Encode for Faulty {
+    fn frame(&self) -> usize {
+        960
+    }
+
+    fn delay(&self) -> usize {
+        0
+    }
+
+    fn config(&self) -> Bytes {
+        Bytes::new()
+    }
+
+    fn encode(&mut self, _pairs: &[f32]) -> Result<Bytes, Error> {
+        panic!("a fault, as the test wants it")
+    }
+}
+
+#[tokio::test]
+async fn a_codec_that_panics_ends_no_other() {
+    let pool = Pool::new(1).unwrap();
+    let (frames, _, _) = encoded(Target::Opus(96_000), 48_000);
+    let (mut faulty, mut sound) =
+        (pool.run(Pipeline::with(Box::new(Faulty))), pool.transcoder(Target::Aac(64_000)).unwrap());
+    for chunk in opus(&frames) {
+        faulty.send(chunk.clone());
+        sound.send(chunk);
+    }
+    let limit = Duration::from_secs(20);
+    assert_eq!(tokio::time::timeout(limit, faulty.recv()).await.unwrap(), None);
+    assert_eq!(faulty.failed(), 1);
+    assert!(tokio::time::timeout(limit, sound.recv()).await.unwrap().is_some());
 }
 
 #[test]

@@ -12,7 +12,7 @@ const QUIET: Network = Network { seed: 1, lost: 0, twice: 0, late: 0 };
 const BUSY: Network = Network { seed: 7, lost: 0, twice: 50, late: 60 };
 const LOSSY: Network = Network { seed: 3, lost: 20, twice: 20, late: 30 };
 
-fn x264<'a>(parameters: &'a str) -> Vec<&'a str> {
+fn x264(parameters: &str) -> Vec<&str> {
     vec!["-c:v", "libx264", "-preset", "veryfast", "-g", "15", "-b:v", "800k", "-x264-params", parameters]
 }
 

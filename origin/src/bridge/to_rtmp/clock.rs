@@ -96,7 +96,7 @@ impl Clock {
 
     /// What a sender report says: NTP time in units of 2^-32 s, and the timestamp that belongs to it.
     pub(super) fn report(&mut self, media: Media, ntp: u64, rtp: u32) {
-        let fraction = (ntp & 0xffff_ffff) * 1_000_000 >> 32;
+        let fraction = ((ntp & 0xffff_ffff) * 1_000_000) >> 32;
         let us = i64::try_from((ntp >> 32) * 1_000_000 + fraction).unwrap_or(0);
         let track = self.track(media);
         if track.offset.is_none() {
@@ -129,7 +129,7 @@ mod tests {
 
     /// NTP time of so many milliseconds.
     fn ntp(ms: u64) -> u64 {
-        (ms / 1000 << 32) + ((ms % 1000) << 32) / 1000
+        ((ms / 1000) << 32) + ((ms % 1000) << 32) / 1000
     }
 
     #[test]

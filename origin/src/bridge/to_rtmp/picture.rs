@@ -92,7 +92,7 @@ impl Picture {
 
     fn h264(&mut self, data: &[u8]) -> Result<Made, Error> {
         use avc::unit::{IDR, PPS, SEI, SLICE, SPS};
-        let kinds = || Units::new(data, 4).map(|unit| avc::kind(unit));
+        let kinds = || Units::new(data, 4).map(avc::kind);
         collect(&mut self.sps, data, |unit| avc::kind(unit) == SPS);
         collect(&mut self.pps, data, |unit| avc::kind(unit) == PPS);
         if !kinds().any(|kind| (SLICE..=IDR).contains(&kind)) {

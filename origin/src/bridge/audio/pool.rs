@@ -20,8 +20,8 @@ const READY_MAX: usize = 100;
 /// Frames of one transcoder that are read before it is another one's turn.
 const TURN: usize = 8;
 
-/// How the names of the threads begin. A panic on one of them is caught: what ends the process on a panic has to leave
-/// them out.
+/// How the names of the threads begin. A panic on one of them is caught, where the build unwinds: what then ends the
+/// process on other threads' panics has to leave these out.
 const THREAD: &str = "audio-";
 
 /// Threads that are shared by transcoders. Dropping it ends them; transcoders that are left give nothing more.
@@ -202,7 +202,7 @@ fn turn(lane: &Lane, out: &mut Vec<Coded>) -> bool {
         let Some(chunk) = chunk else { return false };
         let mut work = lock(&lane.work);
         let Some(Work { pipeline, output }) = &mut *work else { continue };
-        // A codec that panics ends its own stream's sound and no other's.
+        // A codec that panics ends its own stream's sound and no other's; where the build aborts, all of the process.
         match catch_unwind(AssertUnwindSafe(|| pipeline.push(&chunk, out))) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

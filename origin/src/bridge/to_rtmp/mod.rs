@@ -138,7 +138,9 @@ impl ToRtmp {
         self.dropped
     }
 
-    /// A packet that came in. `seq` is its sequence number, extended so that it does not wrap; `timestamp` is as sent.
+    /// A packet that came in. `seq` is its sequence number, extended so that it does not wrap, of one numbering a kind:
+    /// a source that begins again from a lower number needs a new value of this. `timestamp` is as sent. What came by
+    /// retransmission is given as the packet that was lost.
     pub(crate) fn packet(
         &mut self,
         now: Instant,

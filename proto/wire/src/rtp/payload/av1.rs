@@ -22,10 +22,6 @@ impl Piece<'_> {
             sink.put(&[first & !0x02]);
             sink.put(rest);
         }
-        // A piece begins or ends in a header of two bytes only where a packet has room for one more byte.
-        if (1..head.len()).contains(&self.from) {
-            sink.put(head.get(self.from..).unwrap_or_default());
-        }
         let (from, to) = (self.from.saturating_sub(head.len()), self.to.saturating_sub(head.len()));
         sink.put(self.obu.payload.get(from..to).unwrap_or_default());
     }
@@ -47,7 +43,7 @@ pub fn packetise(temporal_unit: &[u8], sequence: bool, max: usize, out: &mut Vec
         while from < length {
             let rest = length - from;
             let whole = rest + leb128_len(rest) < space && pieces.len() + 1 < ELEMENTS;
-            // A header of two bytes is not torn.
+            // A header is not torn: one of two bytes would be, and the others lose nothing by it.
             let to = match from + rest.min(space) {
                 1 if length > 1 => 0,
                 to => to,

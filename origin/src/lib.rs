@@ -2,7 +2,6 @@
 //!
 //! One thread, one runtime. `relay` turns connections into records, `hub` decides, `relay` carries out.
 
-#[expect(dead_code, reason = "plugged in by the WebRTC sessions")]
 mod bridge;
 mod control;
 mod hub;

@@ -1,5 +1,6 @@
 //! The worker's life: its sockets, what the supervisor wants of it, and what it reports.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::control::{self, Identity, Service};
 use crate::hub::{Hub, Rules};
 use crate::incoming::Incoming;
 use crate::relay::{self, Limits, Relay};
+use crate::rtc::Rtc;
 
 /// How long connections of other hosts may take to hear of the end.
 const GOODBYE_WITHIN: Duration = Duration::from_millis(500);
@@ -44,10 +46,10 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
         relay_port: config.cluster.relay.listen.of_worker(slot).first().map_or(0, |address| address.port()),
     };
     let (service, questions) = Service::new(identity);
-    spawn_local(control::answer(relay.clone(), None, questions));
     spawn_local(relay.clone().deadlines());
     spawn_local(relay.clone().watch_skips());
     let mut endpoints = Vec::new();
+    let mut udp = Vec::new();
     for socket in std::mem::take(&mut shell.sockets) {
         let name = socket.name.clone();
         let needs_tls = || tls.as_ref().with_context(|| format!("{name} needs cluster.tls"));
@@ -67,6 +69,11 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
                 endpoints.push(endpoint.clone());
                 spawn_local(relay::listen_quic(relay.clone(), endpoint));
             }
+            "rtc.udp" => {
+                let socket = socket.into_udp_socket();
+                shell.link.overload().watch_udp(&name, &socket);
+                udp.push(socket);
+            }
             "control.tcp" => {
                 let tls = needs_tls()?.grpc_server();
                 let incoming = Incoming::new(name, socket.into_tcp_listener()?);
@@ -75,8 +82,19 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
             other => anyhow::bail!("a socket named {other} is not for an origin"),
         }
     }
+    let rtc = match udp.is_empty() {
+        true => None,
+        false => Some(Rtc::new(udp, relay.clone(), config.clone()).context("rtc")?),
+    };
+    if let Some(rtc) = &rtc {
+        spawn_local(rtc.clone().run());
+    }
+    spawn_local(control::answer(relay.clone(), rtc.clone(), questions));
     shell.link.ready();
-    let served = serve(shell, &relay).await;
+    let served = serve(shell, &relay, rtc.as_ref()).await;
+    if let Some(rtc) = rtc {
+        rtc.leave();
+    }
     close(&endpoints).await;
     served
 }
@@ -89,7 +107,7 @@ async fn close(endpoints: &[Endpoint]) {
     }
 }
 
-async fn serve(mut shell: Shell, relay: &Relay) -> anyhow::Result<()> {
+async fn serve(mut shell: Shell, relay: &Relay, rtc: Option<&Rc<Rtc>>) -> anyhow::Result<()> {
     let mut tick = interval(Duration::from_secs(1));
     let mut drained_by: Option<Instant> = None;
     loop {
@@ -109,6 +127,9 @@ async fn serve(mut shell: Shell, relay: &Relay) -> anyhow::Result<()> {
         match command {
             Some(Command::Apply { token, config, .. }) => {
                 relay.hub().borrow_mut().configure(Rules::new(&config));
+                if let Some(rtc) = rtc {
+                    rtc.configure(config);
+                }
                 shell.link.ack(token, Ok(()));
             }
             Some(Command::Drain { deadline } | Command::HandOver { deadline, .. }) => {

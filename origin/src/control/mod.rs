@@ -249,10 +249,10 @@ pub(crate) async fn answer(relay: Rc<Relay>, rtc: Option<Rc<Rtc>>, mut questions
             }
             Question::Watch(name, sender) => watchers.add(name, sender),
             Question::OpenRtc(request, answer) => {
-                answer.send(rtc::open(rtc.as_deref(), request)).ok();
+                answer.send(rtc::open(rtc.as_ref(), request)).ok();
             }
             Question::CloseRtc(request, answer) => {
-                answer.send(rtc::close(rtc.as_deref(), &request)).ok();
+                answer.send(rtc::close(rtc.as_ref(), &request)).ok();
             }
         }
     }

@@ -1,17 +1,19 @@
 //! WebRTC sessions, as edges open and close them for their clients.
 
+use std::rc::Rc;
+
 use tonic::{Code, Status};
 use weir_proto::origin::{CloseRtcRequest, OpenRtcReply, OpenRtcRequest};
 use weir_wire::rtp::Codec;
 use weir_wire::sdp;
 
 use super::read_name;
-use crate::rtc::{NotClosed, Refused, Request, Rtc};
+use crate::rtc::{Asked, NotClosed, Refused, Request, Rtc};
 
 /// Codecs of pictures that may be wished for.
 const WISHES: [Codec; 5] = [Codec::H264, Codec::H265, Codec::Av1, Codec::Vp8, Codec::Vp9];
 
-pub(super) fn open(rtc: Option<&Rtc>, request: OpenRtcRequest) -> Result<OpenRtcReply, Status> {
+pub(super) fn open(rtc: Option<&Rc<Rtc>>, request: OpenRtcRequest) -> Result<OpenRtcReply, Status> {
     let rtc = rtc.ok_or_else(off)?;
     let name = request.name.ok_or_else(|| Status::invalid_argument("which stream?"))?;
     let codec = match request.codec.as_str() {
@@ -23,8 +25,10 @@ pub(super) fn open(rtc: Option<&Rtc>, request: OpenRtcRequest) -> Result<OpenRtc
             Some(known.ok_or_else(|| Status::invalid_argument("there is no codec of this name"))?)
         }
     };
-    let candidates = rtc.candidates(&request.eip, &request.api_host, &request.api_addresses);
+    let candidates =
+        rtc.candidates(&Asked { eip: &request.eip, host: &request.api_host, addresses: &request.api_addresses });
     let request = Request {
+        wishes: rtc.wishes(&name.vhost),
         name: read_name(&name),
         publish: request.publish,
         offer: request.sdp,
@@ -45,7 +49,7 @@ pub(super) fn open(rtc: Option<&Rtc>, request: OpenRtcRequest) -> Result<OpenRtc
     Ok(OpenRtcReply { sdp: opened.sdp, session: opened.session, token: opened.token })
 }
 
-pub(super) fn close(rtc: Option<&Rtc>, request: &CloseRtcRequest) -> Result<(), Status> {
+pub(super) fn close(rtc: Option<&Rc<Rtc>>, request: &CloseRtcRequest) -> Result<(), Status> {
     let rtc = rtc.ok_or_else(off)?;
     let (session, token) = (&request.session, &request.token);
     let done = if request.look { rtc.check(session, token) } else { rtc.close(session, token) };

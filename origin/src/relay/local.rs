@@ -1,11 +1,11 @@
 //! A peer of the hub that is no edge but this process itself: publishers and players over UDP.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
 use tokio::sync::Notify;
-use weir_media::Frame;
+use weir_media::{Frame, StreamName};
 use weir_wire::relay::Record;
 
 use crate::hub::{Offence, PeerId, Port};
@@ -25,6 +25,8 @@ pub(crate) enum FromHub {
     Record(Record),
     /// A frame of a subscription.
     Frame { channel: u32, frame: Frame },
+    /// So many pull a stream now.
+    Changed { name: StreamName, subscribers: usize },
 }
 
 /// See the module.
@@ -32,6 +34,7 @@ pub(crate) enum FromHub {
 pub(crate) struct Local {
     waiting: RefCell<VecDeque<FromHub>>,
     wake: Notify,
+    listening: Cell<bool>,
 }
 
 impl Local {
@@ -48,6 +51,18 @@ impl Local {
     pub(super) fn record(&self, record: Record) {
         self.waiting.borrow_mut().push_back(FromHub::Record(record));
         self.wake.notify_one();
+    }
+
+    pub(super) fn changed(&self, name: &StreamName, subscribers: usize) {
+        if self.listening.get() {
+            self.waiting.borrow_mut().push_back(FromHub::Changed { name: name.clone(), subscribers });
+            self.wake.notify_one();
+        }
+    }
+
+    /// Somebody takes what is told.
+    pub(crate) fn listen(&self) {
+        self.listening.set(true);
     }
 
     pub(super) fn frame(&self, port: Port, frame: Frame) {

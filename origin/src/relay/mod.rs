@@ -340,6 +340,8 @@ impl Relay {
                 }
                 Output::Log(event) => log(&peers, &event),
                 Output::Changed(name) => {
+                    let subscribers = self.hub.borrow().state(&name).map_or(0, |state| state.subscribers);
+                    self.local.changed(&name, subscribers);
                     if let Some(tell) = &*self.on_change.borrow() {
                         tell(&name);
                     }

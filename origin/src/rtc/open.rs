@@ -1,5 +1,6 @@
 //! Sessions begin with an offer and end with a token, both over HTTP at some edge.
 
+use std::rc::Rc;
 use std::time::Instant;
 
 use aws_lc_rs::{constant_time, rand};
@@ -11,6 +12,7 @@ use weir_wire::sdp::{self, Answer, Candidate, Extension, Hash, Local, Offer, Sou
 use weir_wire::stun::Password;
 
 use super::Rtc;
+use super::bridges::{Publication, Wishes};
 use super::dtls::Dtls;
 use super::lane::{Format, Ids as LaneIds, Lane};
 use super::player::Player;
@@ -35,6 +37,8 @@ pub(crate) struct Request {
     pub(crate) candidates: Vec<Candidate>,
     /// Digest of the client's query string, for the takeover rule `same_key`.
     pub(crate) key: u64,
+    /// What its vhost bridges.
+    pub(crate) wishes: Wishes,
     /// Where the HTTP request came from, for logs.
     pub(crate) client: String,
 }
@@ -75,10 +79,10 @@ impl Rtc {
     ///
     /// # Errors
     /// Nothing was opened.
-    pub(crate) fn open(&self, request: &Request) -> Result<Opened, Refused> {
+    pub(crate) fn open(self: &Rc<Self>, request: &Request) -> Result<Opened, Refused> {
         let now = Instant::now();
         let offer = Offer::parse(&request.offer)?;
-        let limit = 10_000;
+        let limit = self.config.borrow().rtc.sessions as usize;
         let state = self.state.borrow();
         if state.sessions.len() >= limit {
             return Err(Refused::Full("this origin has as many sessions as it may".to_owned()));
@@ -114,7 +118,7 @@ impl Rtc {
         };
         drop(state);
         // The hub knows who publishes, here and over TCP.
-        let publication = if request.publish { Some(self.claim(request)?) } else { None };
+        let publication = if request.publish { Some(self.claim(request, now)?) } else { None };
         let mut state = self.state.borrow_mut();
         let stream = state.stream(&request.name);
         let dtls = if answer.active {
@@ -143,21 +147,26 @@ impl Rtc {
         info!(session = ufrag, kind, stream = %request.name, client = request.client, "rtc: session opened");
         let at = state.add(session, now);
         if request.publish {
-            state.publish(stream, at, publication);
+            state.publish(stream, at, publication, request.wishes);
+        } else {
+            state.plays(stream, request.wishes);
         }
-        self.wake.notify_one();
+        drop(state);
+        self.settle();
         Ok(Opened { sdp: answer.sdp, session: id, token })
     }
 
-    /// Claims a stream at the hub; returns the publication's channel.
-    fn claim(&self, request: &Request) -> Result<u32, Refused> {
+    /// Claims a stream at the hub.
+    fn claim(&self, request: &Request, now: Instant) -> Result<Publication, Refused> {
         let channel = self.state.borrow_mut().channel();
         let claim = Record::Claim { channel, name: request.name.clone(), key: request.key, resume: None };
         self.relay.tell(claim).map_err(|offence| Refused::Full(offence.to_string()))?;
         self.hear_hub();
         let claimed: Option<Claim> = self.state.borrow_mut().claimed(channel);
         match claimed {
-            Some(Ok(_)) => Ok(channel),
+            Some(Ok((next, base))) => {
+                Ok(Publication { channel, next, newest: (base, now), listened: None, pulled: false })
+            }
             Some(Err((Refusal::Full, reason))) => Err(Refused::Full(reason)),
             Some(Err((_, reason))) => Err(Refused::Busy(reason)),
             None => Err(Refused::Full("the hub did not answer".to_owned())),
@@ -168,15 +177,16 @@ impl Rtc {
     ///
     /// # Errors
     /// It is not ended.
-    pub(crate) fn close(&self, session: &str, token: &str) -> Result<(), NotClosed> {
+    pub(crate) fn close(self: &Rc<Self>, session: &str, token: &str) -> Result<(), NotClosed> {
         let mut state = self.state.borrow_mut();
         let at = state.find(session).ok_or(NotClosed::Unknown)?;
         let known = state.sessions.get(at).ok_or(NotClosed::Unknown)?;
         if constant_time::verify_slices_are_equal(known.token.as_bytes(), token.as_bytes()).is_err() {
             return Err(NotClosed::Token);
         }
-        state.close(Instant::now(), at, "its client ended it", &self.socket);
-        self.wake.notify_one();
+        state.close(Instant::now(), at, "its client ended it", &self.sockets);
+        drop(state);
+        self.settle();
         Ok(())
     }
 

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     fn path(port: u16) -> Path {
-        Path { peer: ([192, 0, 2, 1], port).into(), local: None }
+        Path { socket: 0, peer: ([192, 0, 2, 1], port).into(), local: None }
     }
 
     #[test]

@@ -192,14 +192,19 @@ impl Publisher {
         find(&of_source).or_else(|| find(&named)).or_else(|| find(&|_| true))
     }
 
-    /// RTCP of the publisher: its clock.
-    pub(crate) fn feedback(&mut self, feedback: Feedback<'_>, tracks: &mut [Option<Track>], now: Instant) {
-        let Feedback::SenderReport { ssrc, info, .. } = feedback else { return };
-        let Some(up) = self.upstreams.iter_mut().find(|up| up.ssrc == Some(ssrc)) else { return };
+    /// RTCP of the publisher: its clock. Returns of which medium it is, the time and the timestamp.
+    pub(crate) fn feedback(
+        &mut self,
+        feedback: Feedback<'_>,
+        tracks: &mut [Option<Track>],
+        now: Instant,
+    ) -> Option<(Media, u64, u32)> {
+        let Feedback::SenderReport { ssrc, info, .. } = feedback else { return None };
+        let up = self.upstreams.iter_mut().find(|up| up.ssrc == Some(ssrc))?;
         up.receiver.sender_report(now, info);
-        if let Some(track) = tracks.iter_mut().flatten().find(|track| track.codec == up.of.codec) {
-            track.reference = Some(Reference { ntp: info.ntp, timestamp: info.rtp, at: now });
-        }
+        let track = tracks.iter_mut().flatten().find(|track| track.codec == up.of.codec)?;
+        track.reference = Some(Reference { ntp: info.ntp, timestamp: info.rtp, at: now });
+        Some((track.media(), info.ntp, info.rtp))
     }
 
     /// When [`Publisher::reports`] has something.

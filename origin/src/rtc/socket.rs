@@ -23,6 +23,8 @@ const SEND_MAX: usize = 65_000;
 /// Where a peer is, and by which of this host's addresses it reaches it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Path {
+    /// Which of the worker's sockets.
+    pub(crate) socket: usize,
     pub(crate) peer: SocketAddr,
     pub(crate) local: Option<IpAddr>,
 }
@@ -42,6 +44,7 @@ pub(crate) struct Counts {
 
 /// See the module.
 pub(crate) struct Socket {
+    number: usize,
     io: UdpSocket,
     state: UdpSocketState,
     counts: Cell<Counts>,
@@ -49,7 +52,7 @@ pub(crate) struct Socket {
 
 impl Socket {
     /// Takes a bound socket over.
-    pub(crate) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+    pub(crate) fn new(number: usize, socket: std::net::UdpSocket) -> io::Result<Self> {
         let options = SockRef::from(&socket);
         // The kernel gives what it may give (net.core.rmem_max).
         options.set_recv_buffer_size(BUFFER).ok();
@@ -61,7 +64,7 @@ impl Socket {
         }
         let state = UdpSocketState::new((&socket).into())?;
         socket.set_nonblocking(true)?;
-        Ok(Self { io: UdpSocket::from_std(socket)?, state, counts: Cell::default() })
+        Ok(Self { number, io: UdpSocket::from_std(socket)?, state, counts: Cell::default() })
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -86,7 +89,7 @@ impl Socket {
         drop(slices);
         let mut counts = self.counts.get();
         for (buffer, meta) in buffers.0.chunks_exact_mut(READ).zip(&metas).take(got) {
-            let path = Path { peer: meta.addr, local: meta.dst_ip };
+            let path = Path { socket: self.number, peer: meta.addr, local: meta.dst_ip };
             let Some(bytes) = buffer.get_mut(..meta.len) else { continue };
             for datagram in bytes.chunks_mut(meta.stride.max(1)) {
                 counts.received += 1;

@@ -12,6 +12,7 @@ use weir_wire::relay::{Record, Refusal};
 use weir_wire::rtp::{Header, Media, rtcp};
 use weir_wire::stun::{Check, is_stun};
 
+use super::bridges::{Publication, Wanted, Wishes};
 use super::dtls::{Dtls, Event, Identity};
 use super::lane::Batch;
 use super::session::{Keys, Role, Session};
@@ -31,13 +32,17 @@ pub(crate) trait Wire {
     fn send_all(&self, path: Path, bytes: &[u8], lengths: &[usize]);
 }
 
-impl Wire for Socket {
+impl Wire for Vec<Socket> {
     fn send(&self, path: Path, datagram: &[u8]) {
-        Self::send(self, path, datagram);
+        if let Some(socket) = self.get(path.socket) {
+            socket.send(path, datagram);
+        }
     }
 
     fn send_all(&self, path: Path, bytes: &[u8], lengths: &[usize]) {
-        Self::send_all(self, path, bytes, lengths);
+        if let Some(socket) = self.get(path.socket) {
+            socket.send_all(path, bytes, lengths);
+        }
     }
 }
 
@@ -66,13 +71,15 @@ pub(crate) struct State {
     by_address: FxHashMap<SocketAddr, usize>,
     timers: BTreeSet<(Instant, usize)>,
     dirty: Vec<usize>,
-    to_hub: VecDeque<Record>,
+    pub(super) to_hub: VecDeque<Record>,
+    /// Transcoders to be started.
+    pub(super) wanted: VecDeque<Wanted>,
     /// Answers to claims, by their channels, until they are taken.
     claims: FxHashMap<u32, Claim>,
     /// Streams by the channels of their publications and subscriptions.
-    by_channel: FxHashMap<u32, usize>,
+    pub(super) by_channel: FxHashMap<u32, usize>,
     next_channel: u32,
-    next_generation: u64,
+    pub(super) next_generation: u64,
     batch: Batch,
     pub(super) counts: Counts,
 }
@@ -90,6 +97,7 @@ impl State {
             timers: BTreeSet::new(),
             dirty: Vec::new(),
             to_hub: VecDeque::new(),
+            wanted: VecDeque::new(),
             claims: FxHashMap::default(),
             by_channel: FxHashMap::default(),
             next_channel: 1,
@@ -291,10 +299,14 @@ impl State {
         session.heard = now;
         let Role::Publisher(publisher) = &mut session.role else { return Some(at) };
         let taken = publisher.rtp(now, &header, index, packet.get(..length)?).ok()??;
-        let stream = self.streams.get_mut(session.stream)?;
-        if stream.track(taken.media)?.push(taken.packet) {
-            let stream = session.stream;
+        let stream = session.stream;
+        let of = self.streams.get_mut(stream)?;
+        let bridged = of.outward.is_some().then(|| taken.packet.clone());
+        if of.track(taken.media)?.push(taken.packet) {
             self.touch(stream);
+            if let Some(packet) = bridged {
+                self.outward(now, stream, taken.media, &packet);
+            }
         }
         Some(at)
     }
@@ -309,7 +321,11 @@ impl State {
         for packet in rtcp::parse(compound) {
             gone |= matches!(packet, rtcp::Packet::Bye { .. });
             match &mut session.role {
-                Role::Publisher(publisher) => publisher.feedback(packet, &mut stream.tracks, now),
+                Role::Publisher(publisher) => {
+                    if let Some((media, ntp, timestamp)) = publisher.feedback(packet, &mut stream.tracks, now) {
+                        stream.outward_report(media, ntp, timestamp);
+                    }
+                }
                 Role::Player(player) => {
                     wants_keyframe |= player.feedback(packet, &stream.tracks, now, &keys.protect, &mut self.batch);
                 }
@@ -328,7 +344,7 @@ impl State {
     }
 
     /// Somebody needs a key frame of a stream.
-    fn want_keyframe(&mut self, now: Instant, stream: usize, wire: &dyn Wire) {
+    pub(super) fn want_keyframe(&mut self, now: Instant, stream: usize, wire: &dyn Wire) {
         let Some(of) = self.streams.get_mut(stream) else { return };
         if let Some(track) = of.track(Media::Video) {
             track.want_keyframe();
@@ -351,7 +367,7 @@ impl State {
         }
     }
 
-    fn touch(&mut self, stream: usize) {
+    pub(super) fn touch(&mut self, stream: usize) {
         if let Some(of) = self.streams.get_mut(stream)
             && !std::mem::replace(&mut of.dirty, true)
         {
@@ -432,6 +448,9 @@ impl State {
             send_rtcp(session, packet, wire);
         }
         let stream = session.stream;
+        if let Role::Publisher(_) = session.role {
+            self.outward_due(now, stream);
+        }
         self.ask(now, stream, wire);
     }
 
@@ -439,12 +458,12 @@ impl State {
         let Some(session) = self.sessions.get_mut(at) else { return };
         let mut due = session.deadline(self.silent_for).max(now);
         if let Role::Publisher(_) = session.role
-            && let Some(ask) = self
-                .streams
-                .get(session.stream)
-                .and_then(|stream| stream.tracks.iter().flatten().filter_map(Track::ask_at).min())
+            && let Some(stream) = self.streams.get(session.stream)
         {
-            due = due.min(ask.max(now));
+            let asks = stream.tracks.iter().flatten().filter_map(Track::ask_at);
+            if let Some(at) = asks.chain(stream.outward_deadline()).min() {
+                due = due.min(at.max(now));
+            }
         }
         if session.armed.is_none_or(|armed| due < armed) {
             if let Some(armed) = session.armed.replace(due) {
@@ -480,20 +499,23 @@ impl State {
                 self.by_address.remove(&path.peer);
             }
         }
-        self.leave(at, session.stream);
+        self.leave(at, session.stream, matches!(session.role, Role::Player(_)));
     }
 
-    fn leave(&mut self, at: usize, stream: usize) {
+    fn leave(&mut self, at: usize, stream: usize, plays: bool) {
         let Some(of) = self.streams.get_mut(stream) else { return };
         of.players.retain(|player| *player != at);
+        of.waiting -= usize::from(plays);
         if of.source == Source::Session(at) {
             of.source = Source::None;
+            of.outward = None;
             of.clear_tracks();
-            if let Some(channel) = of.publication.take() {
+            if let Some(Publication { channel, .. }) = of.publication.take() {
                 self.by_channel.remove(&channel);
                 self.to_hub.push_back(Record::Close { channel });
             }
         }
+        self.attend(stream);
         self.forget_unused(stream);
     }
 
@@ -516,7 +538,7 @@ impl State {
             }
             FromHub::Record(Record::Refused { channel, refusal, reason }) => {
                 match self.by_channel.get(&channel).and_then(|at| self.streams.get(*at)) {
-                    Some(stream) if stream.publication == Some(channel) => {
+                    Some(stream) if stream.publication.is_some_and(|publication| publication.channel == channel) => {
                         if let Source::Session(at) = stream.source {
                             self.close(now, at, &reason, wire);
                         }
@@ -526,7 +548,14 @@ impl State {
                     }
                 }
             }
-            _ => {}
+            FromHub::Record(Record::Idle { channel }) => self.idle(channel),
+            FromHub::Record(_) => {}
+            FromHub::Frame { channel, frame } => self.frame(now, channel, &frame),
+            FromHub::Changed { name, subscribers } => {
+                if let Some(at) = self.names.get(&name).copied() {
+                    self.listened(now, at, subscribers, wire);
+                }
+            }
         }
     }
 
@@ -543,14 +572,26 @@ impl State {
         }
     }
 
+    /// A session plays a stream, or will as soon as it is connected.
+    pub(super) fn plays(&mut self, stream: usize, wishes: Wishes) {
+        if let Some(of) = self.streams.get_mut(stream) {
+            of.waiting += 1;
+            of.wishes = Some(wishes);
+            self.attend(stream);
+        }
+    }
+
     /// The tracks that a publisher's packets go to.
-    pub(super) fn publish(&mut self, stream: usize, at: usize, publication: Option<u32>) {
+    pub(super) fn publish(&mut self, stream: usize, at: usize, publication: Option<Publication>, wishes: Wishes) {
         let Some(session) = self.sessions.get(at) else { return };
         let Some(of) = self.streams.get_mut(stream) else { return };
         of.source = Source::Session(at);
         of.publication = publication;
+        of.wishes = Some(wishes);
+        of.outward = None;
+        of.inward = None;
         of.clear_tracks();
-        if let Some(channel) = publication {
+        if let Some(Publication { channel, .. }) = publication {
             self.by_channel.insert(channel, stream);
         }
         if let Role::Publisher(publisher) = &session.role {
@@ -559,6 +600,7 @@ impl State {
                 self.next_generation += 1;
             }
         }
+        self.attend(stream);
     }
 
     /// Counts of one kind of session.

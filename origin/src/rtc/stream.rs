@@ -3,6 +3,7 @@
 use weir_media::StreamName;
 use weir_wire::rtp::{Codec, Media};
 
+use super::bridges::{Inward, Outward, Publication, Wishes};
 use super::track::Track;
 
 /// Where the packets come from.
@@ -24,9 +25,14 @@ pub(crate) struct Stream {
     /// Sound and picture.
     pub(crate) tracks: Vec<Option<Track>>,
     pub(crate) players: Vec<usize>,
-    /// Of the session's publication in the hub, and of the subscription to the hub's frames.
-    pub(crate) publication: Option<u32>,
+    /// Sessions that play it, connected or not.
+    pub(crate) waiting: usize,
+    pub(crate) wishes: Option<Wishes>,
+    /// The session's publication in the hub, and the channel of the subscription to the hub's frames.
+    pub(crate) publication: Option<Publication>,
     pub(crate) subscription: Option<u32>,
+    pub(crate) inward: Option<Inward>,
+    pub(crate) outward: Option<Outward>,
     /// Packets came since players were last served.
     pub(crate) dirty: bool,
 }
@@ -38,8 +44,12 @@ impl Stream {
             source: Source::None,
             tracks: vec![None, None],
             players: Vec::new(),
+            waiting: 0,
+            wishes: None,
             publication: None,
             subscription: None,
+            inward: None,
+            outward: None,
             dirty: false,
         }
     }
@@ -72,6 +82,6 @@ impl Stream {
 
     /// Whether nobody needs it.
     pub(crate) fn is_unused(&self) -> bool {
-        self.source == Source::None && self.players.is_empty()
+        !matches!(self.source, Source::Session(_)) && self.waiting == 0
     }
 }

@@ -232,6 +232,12 @@ impl Slots {
             self.listeners.push(Listener { name: format!("origin-{index}.{name}"), address: address.to_string() });
             self.push(slot, name, socket);
         }
+        for (n, address) in config.rtc.listen.of_worker(worker).into_iter().enumerate() {
+            let name = format!("rtc.udp.{n}");
+            let socket = patiently(&name, address, PREDECESSOR, || udp(address))?;
+            self.listeners.push(Listener { name: format!("origin-{index}.{name}"), address: address.to_string() });
+            self.push(slot, name, socket);
+        }
         for (n, address) in config.cluster.control.listen.of_worker(worker).into_iter().enumerate() {
             let name = format!("control.tcp.{n}");
             let socket = patiently(&name, address, PREDECESSOR, || listening(address))?;
@@ -275,6 +281,7 @@ mod tests {
         config.edge.api.listen = Listen::OFF;
         config.metrics.listen = Listen::at(["127.0.0.1:0".parse().unwrap()]);
         config.origin.workers = 2;
+        config.rtc.listen = Listen::OFF;
         let port = (20_000..).find(|port| (0..2).all(|i| std::net::UdpSocket::bind(("127.0.0.1", port + i)).is_ok()));
         let relay = SocketAddr::from(([127, 0, 0, 1], port.unwrap()));
         config.cluster.relay.listen = Listen::at([relay]);

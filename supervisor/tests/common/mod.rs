@@ -165,6 +165,8 @@ impl Cluster {
             .env("WEIR_EDGE__HTTP__LISTEN", http.to_string())
             .env("WEIR_EDGE__API__LISTEN", api.to_string())
             .env("WEIR_METRICS__LISTEN", metrics.to_string())
+            // Where it is tested it is given a port.
+            .env("WEIR_RTC__LISTEN", "off")
             // The machine of the tests is busy by itself.
             .env("WEIR_OVERLOAD__ENABLED", "off")
             .envs(env.iter().copied())

@@ -1,8 +1,8 @@
 //! DTLS of one peer, on top of the webrtc project's endpoint.
 //!
 //! What that leaves to its caller is done here. It takes the first protection profile that the client names, so the
-//! configuration is chosen by what the whole ClientHello offers. It buffers and joins fragments as they come, so only
-//! such are let through that fit together, and only so many. A repetition of what it has answered silences its timer, and
+//! configuration is chosen by what the whole ClientHello offers. It takes the first part of a message for a repetition of
+//! the one before, so messages are joined before it sees them, and bounded. A repetition of what it has answered silences its timer, and
 //! it gives up after seven; so repetitions do not reach it, and its flights are sent again from here.
 
 mod records;
@@ -25,11 +25,14 @@ use rtc::dtls::extension::extension_use_srtp::SrtpProtectionProfile;
 use rtc::shared::TransportProtocol;
 use weir_wire::srtp::{self, Profile};
 
-use records::Hello;
+use records::Joiner;
 
 /// The endpoint keeps peers apart by address. Here it has one, whatever path that comes over.
 const PEER: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 1));
 const LOCAL: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 2), 1));
+
+/// The longest datagram that is put together.
+const DATAGRAM: usize = 1200;
 
 /// How long an answer is waited for before a flight is sent again; each time twice as long, up to the second one.
 const FLIGHT: Duration = Duration::from_millis(100);
@@ -39,6 +42,11 @@ const FLIGHT_MAX: Duration = Duration::from_secs(2);
 /// may be forged.
 const REPEAT: Duration = Duration::from_millis(20);
 const REPEATS_MAX: u32 = 60;
+
+/// Messages of a client before its ChangeCipherSpec: two ClientHellos, Certificate, ClientKeyExchange and
+/// CertificateVerify (RFC 6347 4.2.4); and records behind them that wait for these.
+const CLIENT_MESSAGES: u16 = 5;
+const HELD_MAX: usize = 8;
 
 /// The endpoint's own timer is never asked.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -120,14 +128,13 @@ pub(crate) struct Dtls {
     endpoint: Endpoint,
     client: bool,
     established: bool,
-    /// The ClientHello, until it is whole.
-    hello: Option<Hello>,
+    joiner: Joiner,
+    /// Records of the peer's last flight whose messages have not all come.
+    held: VecDeque<Vec<u8>>,
     taken: usize,
     out: VecDeque<BytesMut>,
-    /// What was sent last, and the newest message of the peer that it answers.
+    /// What was sent last.
     flight: Vec<BytesMut>,
-    answered: Option<u16>,
-    newest: Option<u16>,
     /// When it is sent again, and after which pause then.
     again_at: Option<Instant>,
     pause: Duration,
@@ -136,17 +143,16 @@ pub(crate) struct Dtls {
 }
 
 impl Dtls {
-    fn new(client: bool, hello: Option<Hello>) -> Self {
+    fn new(client: bool) -> Self {
         Self {
             endpoint: Endpoint::new(LOCAL, TransportProtocol::UDP, None),
             client,
             established: false,
-            hello,
+            joiner: Joiner::default(),
+            held: VecDeque::new(),
             taken: 0,
             out: VecDeque::new(),
             flight: Vec::new(),
-            answered: None,
-            newest: None,
             again_at: None,
             pause: FLIGHT,
             repeated: None,
@@ -156,12 +162,12 @@ impl Dtls {
 
     /// The end that waits for a ClientHello.
     pub(crate) fn server() -> Self {
-        Self::new(false, Some(Hello::default()))
+        Self::new(false)
     }
 
     /// The end that sends one, at once.
     pub(crate) fn client(identity: &Identity, now: Instant) -> Result<Self, Failed> {
-        let mut this = Self::new(true, None);
+        let mut this = Self::new(true);
         this.endpoint.connect(now, PEER, identity.client.clone(), None)?;
         this.collect(now);
         Ok(this)
@@ -169,13 +175,21 @@ impl Dtls {
 
     /// Takes from the endpoint what it wants sent.
     fn collect(&mut self, now: Instant) {
-        let sent: Vec<BytesMut> = std::iter::from_fn(|| self.endpoint.poll_transmit()).map(|t| t.message).collect();
+        // What fits goes together: a Finished without its ChangeCipherSpec is of no use.
+        let mut sent: Vec<BytesMut> = Vec::new();
+        while let Some(transmit) = self.endpoint.poll_transmit() {
+            match sent.last_mut() {
+                Some(last) if last.len() + transmit.message.len() <= DATAGRAM => {
+                    last.extend_from_slice(&transmit.message)
+                }
+                _ => sent.push(transmit.message),
+            }
+        }
         if sent.is_empty() {
             return;
         }
         self.out.extend(sent.iter().cloned());
         self.flight = sent;
-        self.answered = self.newest;
         self.pause = FLIGHT;
         // The last flight is sent again only when the peer repeats its own.
         self.again_at = (!self.established).then(|| now + FLIGHT);
@@ -189,22 +203,32 @@ impl Dtls {
                 return Err(Failed::TooLong);
             }
         }
-        let newest = records::check(packet)?;
-        if newest.is_some() && newest <= self.answered {
+        let fresh = !self.client && self.joiner.is_fresh();
+        let brought = self.joiner.add(packet)?;
+        if brought.repeated && brought.records.is_empty() {
             self.repeat(now);
-            return Ok(Vec::new());
         }
-        self.newest = self.newest.max(newest);
-        let Some(hello) = &mut self.hello else { return self.read(now, packet) };
-        if !hello.add(packet)? {
-            return Ok(Vec::new());
-        }
-        let config = if hello.offers(Profile::AeadAes128Gcm) { &identity.gcm } else { &identity.cm };
-        self.endpoint.set_server_config(Some(config.clone()));
-        let datagrams = self.hello.take().map(Hello::into_datagrams).unwrap_or_default();
         let mut events = Vec::new();
-        for datagram in datagrams {
-            events.append(&mut self.read(now, &datagram)?);
+        let mut records = brought.records;
+        if !self.client && !self.established {
+            // The endpoint forgets a Finished that came before its time, and takes its repetition for a replay.
+            let (early, now): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| records::is_last(record));
+            self.held.extend(early);
+            self.held.truncate(HELD_MAX);
+            records = now;
+            if self.joiner.given() >= CLIENT_MESSAGES {
+                records.extend(self.held.drain(..));
+            }
+        }
+        for (number, record) in records.iter().enumerate() {
+            if fresh && number == 0 {
+                if !records::is_hello(record) {
+                    return Err(records::Malformed::NoHello.into());
+                }
+                let gcm = records::offers(record, Profile::AeadAes128Gcm);
+                self.endpoint.set_server_config(Some(if gcm { identity.gcm.clone() } else { identity.cm.clone() }));
+            }
+            events.append(&mut self.read(now, record)?);
         }
         Ok(events)
     }

@@ -1,5 +1,7 @@
 //! What is looked at in DTLS records before the endpoint sees them (RFC 6347 4.1 to 4.2.3).
 
+use std::collections::BTreeMap;
+
 use weir_wire::srtp::Profile;
 
 /// Header of a record, and of a handshake message in it.
@@ -16,11 +18,10 @@ const CLIENT_HELLO: u8 = 1;
 const USE_SRTP: u16 = 14;
 
 /// The longest handshake message: a certificate chain.
-const MESSAGE_MAX: usize = 24 * 1024;
+const MESSAGE_MAX: usize = 15 * 1024;
 
-/// The longest ClientHello, and the datagrams that it may come in.
-const HELLO_MAX: usize = 8 * 1024;
-const DATAGRAMS_MAX: usize = 48;
+/// Messages that may come before their time: a flight has five.
+const AHEAD_MAX: u16 = 8;
 
 /// Records that no DTLS client sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,31 +32,25 @@ pub(crate) enum Malformed {
     Fragment,
     #[error("no ClientHello")]
     NoHello,
-    #[error("a ClientHello in too many pieces")]
-    Pieces,
+    #[error("a handshake message far ahead of its time")]
+    Ahead,
 }
 
-/// Checks that all records of a datagram are well-formed, and that the fragments in those that can be read fit their
-/// messages. Returns the number of the newest of these.
-pub(super) fn check(datagram: &[u8]) -> Result<Option<u16>, Malformed> {
-    let mut newest = None;
-    for record in Records(datagram) {
-        let record = record?;
-        if !(CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&record.kind) {
-            return Err(Malformed::Record);
-        }
-        if record.kind == HANDSHAKE && record.epoch == 0 {
-            for fragment in Fragments(record.body) {
-                newest = newest.max(Some(fragment?.sequence));
-            }
-        }
-    }
-    Ok(newest)
+/// What a datagram brought.
+#[derive(Debug, Default)]
+pub(super) struct Brought {
+    /// Datagrams for the endpoint, in order: whole handshake messages, and what is none.
+    pub(super) records: Vec<Vec<u8>>,
+    /// Messages among it came before.
+    pub(super) repeated: bool,
 }
 
 struct Record<'a> {
     kind: u8,
     epoch: u16,
+    /// All but the length, and all of it.
+    head: &'a [u8],
+    whole: &'a [u8],
     body: &'a [u8],
 }
 
@@ -73,12 +68,18 @@ impl<'a> Iterator for Records<'a> {
         else {
             return Some(Err(Malformed::Record));
         };
-        let Some((body, rest)) = rest.split_at_checked(usize::from(u16::from_be_bytes([l0, l1]))) else {
+        let length = usize::from(u16::from_be_bytes([l0, l1]));
+        let (Some((body, rest)), Some(whole), Some(head)) =
+            (rest.split_at_checked(length), all.get(..RECORD + length), all.get(..RECORD - 2))
+        else {
             return Some(Err(Malformed::Record));
         };
         self.0 = rest;
-        let fits = major == 0xfe && !body.is_empty();
-        Some(if fits { Ok(Record { kind, epoch: u16::from_be_bytes([e0, e1]), body }) } else { Err(Malformed::Record) })
+        let known = (CHANGE_CIPHER_SPEC..=APPLICATION_DATA).contains(&kind);
+        if major != 0xfe || body.is_empty() || !known {
+            return Some(Err(Malformed::Record));
+        }
+        Some(Ok(Record { kind, epoch: u16::from_be_bytes([e0, e1]), head, whole, body }))
     }
 }
 
@@ -118,60 +119,112 @@ fn number(a: u8, b: u8, c: u8) -> usize {
     usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c)
 }
 
-/// The first ClientHello of a client, until it is whole. One with a post-quantum key share never fits one datagram.
+/// Handshake messages, joined of their fragments and given out one after the other. The endpoint would take a part of a
+/// message for a repetition of the one before.
 #[derive(Debug, Default)]
-pub(super) struct Hello {
-    datagrams: Vec<Vec<u8>>,
-    /// Its bytes, and which of them came.
+pub(super) struct Joiner {
+    /// Number of the next message to give out.
+    next: u16,
+    parts: BTreeMap<u16, Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    kind: u8,
     body: Vec<u8>,
+    /// Which bytes came.
     came: Vec<bool>,
 }
 
-impl Hello {
-    /// Takes a datagram in that was [`check`]ed; true once the message is whole.
-    pub(super) fn add(&mut self, datagram: &[u8]) -> Result<bool, Malformed> {
-        if self.datagrams.len() >= DATAGRAMS_MAX {
-            return Err(Malformed::Pieces);
-        }
+impl Joiner {
+    /// Whether no message was given out yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.next == 0
+    }
+
+    /// How many messages were given out.
+    pub(super) fn given(&self) -> u16 {
+        self.next
+    }
+
+    /// Takes a datagram in.
+    pub(super) fn add(&mut self, datagram: &[u8]) -> Result<Brought, Malformed> {
+        let mut brought = Brought::default();
         for record in Records(datagram) {
             let record = record?;
             if record.kind != HANDSHAKE || record.epoch != 0 {
-                return Err(Malformed::NoHello);
+                brought.records.push(record.whole.to_vec());
+                continue;
             }
             for fragment in Fragments(record.body) {
                 let fragment = fragment?;
-                if fragment.kind != CLIENT_HELLO || fragment.sequence != 0 || fragment.length > HELLO_MAX {
-                    return Err(Malformed::NoHello);
+                if fragment.sequence < self.next {
+                    brought.repeated = true;
+                    continue;
                 }
-                if self.came.is_empty() {
-                    self.body = vec![0; fragment.length];
-                    self.came = vec![false; fragment.length];
-                }
-                if self.body.len() != fragment.length {
-                    return Err(Malformed::Fragment);
-                }
-                let part = fragment.offset..fragment.offset + fragment.data.len();
-                if let (Some(body), Some(came)) = (self.body.get_mut(part.clone()), self.came.get_mut(part)) {
-                    body.copy_from_slice(fragment.data);
-                    came.fill(true);
-                }
+                self.put(&fragment)?;
+            }
+            while let Some(message) = self.take(record.head) {
+                brought.records.push(message);
             }
         }
-        self.datagrams.push(datagram.to_vec());
-        Ok(!self.came.is_empty() && self.came.iter().all(|came| *came))
+        Ok(brought)
     }
 
-    /// Whether the client offers a profile.
-    pub(super) fn offers(&self, profile: Profile) -> bool {
-        let profiles = profiles(&self.body).unwrap_or_default();
-        profiles
-            .chunks_exact(2)
-            .any(|id| id.try_into().is_ok_and(|id| Profile::from_id(u16::from_be_bytes(id)) == Some(profile)))
+    fn put(&mut self, fragment: &Fragment<'_>) -> Result<(), Malformed> {
+        if fragment.sequence - self.next >= AHEAD_MAX {
+            return Err(Malformed::Ahead);
+        }
+        let part = self.parts.entry(fragment.sequence).or_insert_with(|| Part {
+            kind: fragment.kind,
+            body: vec![0; fragment.length],
+            came: vec![false; fragment.length],
+        });
+        if part.kind != fragment.kind || part.body.len() != fragment.length {
+            return Err(Malformed::Fragment);
+        }
+        let range = fragment.offset..fragment.offset + fragment.data.len();
+        if let (Some(body), Some(came)) = (part.body.get_mut(range.clone()), part.came.get_mut(range)) {
+            body.copy_from_slice(fragment.data);
+            came.fill(true);
+        }
+        Ok(())
     }
 
-    pub(super) fn into_datagrams(self) -> Vec<Vec<u8>> {
-        self.datagrams
+    /// The next message, if it is whole, in a record with the head of the one that completed it.
+    fn take(&mut self, head: &[u8]) -> Option<Vec<u8>> {
+        let part = self.parts.get(&self.next).filter(|part| part.came.iter().all(|came| *came))?;
+        let length = u32::try_from(part.body.len()).ok()?.to_be_bytes();
+        let [_, length @ ..] = length;
+        let mut record = head.to_vec();
+        record.extend(u16::try_from(MESSAGE + part.body.len()).ok()?.to_be_bytes());
+        record.push(part.kind);
+        record.extend(length);
+        record.extend(self.next.to_be_bytes());
+        record.extend([0; 3]);
+        record.extend(length);
+        record.extend_from_slice(&part.body);
+        self.parts.remove(&self.next);
+        self.next = self.next.checked_add(1)?;
+        Some(record)
     }
+}
+
+/// Whether a record that holds a whole ClientHello offers a profile.
+pub(super) fn offers(record: &[u8], profile: Profile) -> bool {
+    let profiles = record.get(RECORD + MESSAGE..).and_then(profiles).unwrap_or_default();
+    let mut ids = profiles.chunks_exact(2).filter_map(|id| id.try_into().ok()).map(u16::from_be_bytes);
+    ids.any(|id| Profile::from_id(id) == Some(profile))
+}
+
+/// Whether a record belongs behind all plain messages: ChangeCipherSpec, and what is encrypted.
+pub(super) fn is_last(record: &[u8]) -> bool {
+    record.first() == Some(&CHANGE_CIPHER_SPEC) || record.get(3..5) != Some(&[0, 0])
+}
+
+/// Whether a record holds a whole ClientHello.
+pub(super) fn is_hello(record: &[u8]) -> bool {
+    record.first() == Some(&HANDSHAKE) && record.get(RECORD) == Some(&CLIENT_HELLO)
 }
 
 /// The profiles in a ClientHello (RFC 5246 7.4.1.2, RFC 6347 4.2.1).

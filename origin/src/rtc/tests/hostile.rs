@@ -195,7 +195,7 @@ fn handshakes_that_never_finish_end_with_their_session_alone() {
     let mut piece = hello[..13 + 12 + 20].to_vec();
     piece[11..13].copy_from_slice(&32u16.to_be_bytes());
     piece[22..25].copy_from_slice(&[0, 0, 20]);
-    for _ in 0..100 {
+    for _ in 0..2000 {
         world.datagram(slow.address, &piece);
     }
     world.wire.to(slow.address);

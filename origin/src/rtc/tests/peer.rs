@@ -16,6 +16,7 @@ use weir_wire::rtp::{Codec, Header, Media};
 use weir_wire::srtp::{Protect, Unprotect};
 use weir_wire::stun::Password;
 
+use super::super::bridges::Wishes;
 use super::super::dtls::{Dtls, Event, Identity};
 use super::super::lane::{Format, Ids as LaneIds, Lane};
 use super::super::player::Player;
@@ -64,6 +65,8 @@ pub(super) struct World {
     identity: Identity,
 }
 
+const WISHES: Wishes = Wishes { to_rtc: None, to_rtmp: None, opus: 48_000, aac: 48_000 };
+
 pub(super) const PASSWORD: &str = "the password of the session";
 
 impl World {
@@ -81,7 +84,7 @@ impl World {
 
     /// A datagram from somewhere.
     pub(super) fn datagram(&mut self, from: SocketAddr, bytes: &[u8]) {
-        let path = Path { peer: from, local: None };
+        let path = Path { socket: 0, peer: from, local: None };
         self.state.datagram(self.now, path, &mut bytes.to_vec(), &self.wire);
     }
 
@@ -102,7 +105,7 @@ impl World {
         let incoming = vec![of(Codec::Opus, 111, None, 11), of(Codec::H264, 106, Some(107), 12)];
         let role = Role::Publisher(Publisher::new(1, incoming, self.now));
         let at = self.session(number, stream, role);
-        self.state.publish(stream, at, None);
+        self.state.publish(stream, at, None, WISHES);
         Client::new(number, &self.identity, 11, 12)
     }
 
@@ -121,6 +124,7 @@ impl World {
         ];
         let role = Role::Player(Player::new(lanes, "weir".to_owned(), self.now));
         self.session(number, stream, role);
+        self.state.plays(stream, WISHES);
         Client::new(number, &self.identity, audio, video)
     }
 

@@ -16,6 +16,9 @@ const RUN_DIR_MAX: usize = 80;
 /// Most vhosts.
 const VHOSTS_MAX: usize = 1000;
 
+/// Most entries of `rtc.ice_servers`.
+const ICE_SERVERS_MAX: usize = 8;
+
 /// Most entries of `cluster.origins`.
 const ORIGINS_MAX: usize = 1000;
 
@@ -194,6 +197,7 @@ impl Check<'_> {
         self.range(&["cluster", "relay", "linger"], cluster.relay.linger, seconds(0..=3600));
         self.origins(config);
         self.tls(config);
+        self.rtc(config);
         let (relay, control) = (!cluster.relay.listen.is_off(), !cluster.control.listen.is_off());
         if relay && !control {
             self.refuse(
@@ -242,6 +246,24 @@ impl Check<'_> {
         }
     }
 
+    fn rtc(&mut self, config: &Config) {
+        let rtc = &config.rtc;
+        self.range(&["rtc", "sessions"], rtc.sessions, 1..=1_000_000);
+        self.range(&["rtc", "stun_timeout"], rtc.stun_timeout, seconds(5..=600));
+        if rtc.ice_servers.len() > ICE_SERVERS_MAX {
+            let message = format!("{} servers; write at most {ICE_SERVERS_MAX}", rtc.ice_servers.len());
+            self.refuse(&["rtc", "ice_servers"], message);
+        }
+        for server in rtc.ice_servers.iter().take(ICE_SERVERS_MAX) {
+            let known = ["stun:", "stuns:", "turn:", "turns:"].iter().any(|scheme| server.starts_with(scheme));
+            if !known || !server.bytes().all(|b| b.is_ascii_graphic() && !b"<>\"".contains(&b)) {
+                let message =
+                    format!("{server:?} is no STUN or TURN server; write one such as stun:stun.example.com:3478");
+                self.refuse(&["rtc", "ice_servers"], message);
+            }
+        }
+    }
+
     fn tls(&mut self, config: &Config) {
         let cluster = &config.cluster;
         let files = [("ca", &cluster.tls.ca), ("cert", &cluster.tls.cert), ("key", &cluster.tls.key)];
@@ -278,6 +300,7 @@ impl Check<'_> {
         let origins = config.origin.workers.min(ORIGIN_WORKERS_MAX) as u16;
         self.bind(&mut tcp, &["cluster", "control", "listen"], &cluster.control.listen, origins);
         self.bind(&mut udp, &["cluster", "relay", "listen"], &cluster.relay.listen, origins);
+        self.bind(&mut udp, &["rtc", "listen"], &config.rtc.listen, origins);
     }
 
     /// Adds a listener of `count` consecutive ports to those of its protocol, unless it meets one of them.
@@ -350,6 +373,10 @@ impl Check<'_> {
         );
         self.range(&["vhosts", name, "publish", "timeout"], publish.timeout, seconds(1..=3600));
         self.range(&["vhosts", name, "http_flv", "wait"], vhost.http_flv.wait, seconds(0..=300));
+        self.range(&["vhosts", name, "rtc", "pli_for_rtmp"], vhost.rtc.pli_for_rtmp, seconds(0..=300));
+        for (key, bitrate) in [("opus_bitrate", vhost.rtc.opus_bitrate), ("aac_bitrate", vhost.rtc.aac_bitrate)] {
+            self.range(&["vhosts", name, "rtc", key], bitrate, 8000..=320_000);
+        }
     }
 }
 

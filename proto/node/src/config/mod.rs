@@ -10,6 +10,7 @@ mod env;
 mod error;
 mod load;
 mod overload;
+mod rtc;
 mod sections;
 mod suggest;
 #[cfg(test)]
@@ -34,6 +35,7 @@ pub use load::{DEFAULT_YAML, load};
 pub use overload::{
     Connections, Disk, HostCpu, LoopLag, Memory, Nic, Overload, Redirect, Threshold, UdpDrops, WorkerCpu,
 };
+pub use rtc::{IpFamily, Rtc, VhostRtc};
 pub use sections::{Api, Edge, Gop, Http, Log, LogFormat, LogLevel, Metrics, Node, Origin, Rtmp};
 pub use value::{Auto, LISTEN_MAX, Listen, Scalar};
 pub use vhost::{DEFAULT_VHOST, HttpFlv, Play, Publish, Takeover, Vhost};
@@ -60,6 +62,8 @@ pub struct Config {
     pub origin: Origin,
     /// When new clients are refused.
     pub overload: Overload,
+    /// WebRTC.
+    pub rtc: Rtc,
     /// Other hosts.
     pub cluster: Cluster,
     /// Virtual hosts by name.
@@ -75,6 +79,7 @@ impl Default for Config {
             edge: Edge::default(),
             origin: Origin::default(),
             overload: Overload::default(),
+            rtc: Rtc::default(),
             cluster: Cluster::default(),
             vhosts: BTreeMap::from([(DEFAULT_VHOST.to_owned(), Vhost::default())]),
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::rtc::VhostRtc;
 use super::value::{Auto, scalar};
 
 /// Name of the vhost that serves every host name that is not listed.
@@ -22,11 +23,19 @@ pub struct Vhost {
     pub publish: Publish,
     /// HTTP-FLV players.
     pub http_flv: HttpFlv,
+    /// WebRTC sessions.
+    pub rtc: VhostRtc,
 }
 
 impl Default for Vhost {
     fn default() -> Self {
-        Self { enabled: true, play: Play::default(), publish: Publish::default(), http_flv: HttpFlv::default() }
+        Self {
+            enabled: true,
+            play: Play::default(),
+            publish: Publish::default(),
+            http_flv: HttpFlv::default(),
+            rtc: VhostRtc::default(),
+        }
     }
 }
 

@@ -1,0 +1,326 @@
+//! What passes between sessions and the hub: frames that become packets, and packets that become frames.
+//!
+//! Both only while somebody needs it: frames are fetched while a session plays what comes from elsewhere, and made while
+//! an edge pulls the stream.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc;
+use weir_media::{Frame, FrameId, Kind};
+use weir_wire::relay::Record;
+use weir_wire::rtp::{Media, ntp};
+
+use super::log::Packet;
+use super::state::{State, Wire};
+use super::stream::{Source, Stream};
+use super::track::{Reference, Track};
+use crate::bridge::audio::{self, Chunk, Coded, Target};
+use crate::bridge::to_rtc::{self, ToRtc};
+use crate::bridge::to_rtmp::{self, ToRtmp};
+
+/// Frames go on being made for so long after the last edge has left, for the next one.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// What a vhost wants.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wishes {
+    /// The hub's frames to sessions.
+    pub(crate) to_rtc: Option<to_rtc::Options>,
+    /// A session's packets to the hub.
+    pub(crate) to_rtmp: Option<to_rtmp::Options>,
+    /// Bits a second of transcoded sound.
+    pub(crate) opus: u32,
+    pub(crate) aac: u32,
+}
+
+/// A transcoder that is to be started: what it makes goes to [`State::transcoded`] under this number.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) bridge: u64,
+    pub(crate) stream: usize,
+    pub(crate) target: Target,
+}
+
+/// Sound on its way to a transcoder.
+#[derive(Debug, Default)]
+struct Sound {
+    to: Option<mpsc::Sender<Chunk>>,
+    wanted: bool,
+}
+
+impl Sound {
+    /// Gives it a chunk; false: there is no transcoder yet. A slow one loses sound.
+    fn send(&self, chunk: Chunk) {
+        if let Some(to) = &self.to {
+            to.try_send(chunk).ok();
+        }
+    }
+}
+
+/// The hub's frames on their way to sessions.
+#[derive(Debug)]
+pub(crate) struct Inward {
+    id: u64,
+    machine: ToRtc,
+    sound: Sound,
+    /// Sequence numbers of sound and picture.
+    next: (u64, u64),
+    /// The first frame's time in the stream, here, and as NTP.
+    begin: Option<(i64, Instant, u64)>,
+    packets: Vec<to_rtc::Packet>,
+}
+
+/// A session's packets on their way to the hub.
+#[derive(Debug)]
+pub(crate) struct Outward {
+    id: u64,
+    machine: ToRtmp,
+    sound: Sound,
+    /// Added to the machine's times.
+    offset: i64,
+}
+
+/// What a session's publication in the hub has used up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Publication {
+    pub(crate) channel: u32,
+    /// The next frame's name.
+    pub(crate) next: FrameId,
+    /// The newest frame's time, and when that was.
+    pub(crate) newest: (i64, Instant),
+    /// Edges pull it; else since when none does.
+    pub(crate) listened: Option<Instant>,
+    pub(crate) pulled: bool,
+}
+
+impl State {
+    /// The next transcoder to start.
+    pub(crate) fn poll_sound(&mut self) -> Option<Wanted> {
+        self.wanted.pop_front()
+    }
+
+    /// The transcoder that was asked for.
+    pub(crate) fn set_sound(&mut self, wanted: Wanted, to: mpsc::Sender<Chunk>) {
+        let Some(stream) = self.streams.get_mut(wanted.stream) else { return };
+        let inward = stream.inward.as_mut().filter(|b| b.id == wanted.bridge).map(|b| &mut b.sound);
+        let outward = stream.outward.as_mut().filter(|b| b.id == wanted.bridge).map(|b| &mut b.sound);
+        if let Some(sound) = inward.or(outward) {
+            sound.to = Some(to);
+        }
+    }
+
+    /// What a transcoder made.
+    pub(crate) fn transcoded(&mut self, now: Instant, wanted: Wanted, coded: Coded) {
+        let Some(stream) = self.streams.get_mut(wanted.stream) else { return };
+        if let Some(inward) = stream.inward.as_mut().filter(|b| b.id == wanted.bridge) {
+            inward.machine.opus(coded.pts_us, coded.data, &mut inward.packets);
+            self.deliver(now, wanted.stream);
+        } else if let Some(outward) = stream.outward.as_mut().filter(|b| b.id == wanted.bridge) {
+            outward.machine.aac(coded.pts_us, &coded.config, &coded.data);
+            self.publish_frames(now, wanted.stream);
+        }
+    }
+
+    /// Fetches the hub's frames for players, or stops.
+    pub(super) fn attend(&mut self, at: usize) {
+        let channel = self.channel();
+        let Some(stream) = self.streams.get_mut(at) else { return };
+        let wished = stream.wishes.is_some_and(|wishes| wishes.to_rtc.is_some());
+        let of_session = matches!(stream.source, Source::Session(_));
+        match stream.subscription {
+            None if wished && !of_session && stream.waiting > 0 => {
+                stream.subscription = Some(channel);
+                let name = stream.name.clone();
+                self.by_channel.insert(channel, at);
+                self.to_hub.push_back(Record::Subscribe { channel, name, have: None });
+            }
+            Some(channel) if of_session || stream.waiting == 0 => {
+                stream.subscription = None;
+                stream.inward = None;
+                if stream.source == Source::Hub {
+                    stream.source = Source::None;
+                    stream.clear_tracks();
+                }
+                self.by_channel.remove(&channel);
+                self.to_hub.push_back(Record::Close { channel });
+            }
+            _ => {}
+        }
+    }
+
+    /// The stream has no publisher any more.
+    pub(super) fn idle(&mut self, channel: u32) {
+        let Some(stream) = self.by_channel.get(&channel).and_then(|at| self.streams.get_mut(*at)) else { return };
+        if stream.subscription == Some(channel) && stream.source == Source::Hub {
+            stream.source = Source::None;
+            stream.inward = None;
+            stream.clear_tracks();
+        }
+    }
+
+    /// A frame of the hub.
+    pub(super) fn frame(&mut self, now: Instant, channel: u32, frame: &Frame) {
+        let Some(&at) = self.by_channel.get(&channel) else { return };
+        let Some(stream) = self.streams.get_mut(at) else { return };
+        let Some(wishes) = stream.wishes else { return };
+        let Some(options) = wishes.to_rtc else { return };
+        if stream.subscription != Some(channel) || matches!(stream.source, Source::Session(_)) {
+            return;
+        }
+        stream.source = Source::Hub;
+        let id = self.next_generation;
+        let inward = stream.inward.get_or_insert_with(|| {
+            self.next_generation += 1;
+            let next = (0, 0);
+            Inward { id, machine: ToRtc::new(options), sound: Sound::default(), next, begin: None, packets: Vec::new() }
+        });
+        if inward.begin.is_none() && frame.kind != Kind::Data && !frame.info.config {
+            let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            inward.begin = Some((frame.dts, now, ntp::from_unix(unix)));
+        }
+        if let Some(chunk) = inward.machine.frame(frame, &mut inward.packets) {
+            if !std::mem::replace(&mut inward.sound.wanted, true) {
+                let target = Target::Opus(wishes.opus);
+                self.wanted.push_back(Wanted { bridge: inward.id, stream: at, target });
+            }
+            inward.sound.send(chunk);
+        }
+        self.deliver(now, at);
+    }
+
+    /// Puts what the machine made into the tracks.
+    fn deliver(&mut self, now: Instant, at: usize) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
+        let Some(inward) = &mut stream.inward else { return };
+        let packets = std::mem::take(&mut inward.packets);
+        let Some((dts, begin, ntp)) = inward.begin else { return };
+        let mut next = inward.next;
+        for packet in packets {
+            let number = if packet.media == Media::Audio { &mut next.0 } else { &mut next.1 };
+            let index = *number;
+            *number += 1;
+            if stream.track(packet.media).is_none_or(|track| track.codec != packet.codec) {
+                let mut track = Track::new(self.next_generation, packet.codec);
+                self.next_generation += 1;
+                // Timestamps count from the stream's zero, so both tracks' are known at one moment.
+                let ticks = i128::from(dts) * i128::from(packet.codec.clock()) / 1_000_000;
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "timestamps wrap")]
+                let timestamp = ticks as u32;
+                track.reference = Some(Reference { ntp, timestamp, at: begin });
+                stream.set_track(track);
+            }
+            let media = packet.media;
+            let packet = Packet {
+                index,
+                timestamp: packet.timestamp,
+                marker: packet.marker,
+                keyframe: packet.keyframe,
+                arrived: now,
+                audio_level: None,
+                orientation: None,
+                payload: packet.payload,
+            };
+            if let Some(track) = stream.track(media) {
+                track.push(packet);
+            }
+        }
+        if let Some(inward) = &mut stream.inward {
+            inward.next = next;
+        }
+        self.touch(at);
+    }
+
+    /// An edge began to pull a stream, or the last one left.
+    pub(super) fn listened(&mut self, now: Instant, at: usize, subscribers: usize, wire: &dyn Wire) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
+        let Some(publication) = &mut stream.publication else { return };
+        publication.pulled = subscribers > 0;
+        publication.listened = Some(now);
+        let Some(options) = stream.wishes.and_then(|wishes| wishes.to_rtmp) else { return };
+        if publication.pulled && stream.outward.is_none() {
+            let (newest, since) = publication.newest;
+            let elapsed = i64::try_from(now.saturating_duration_since(since).as_micros()).unwrap_or(0);
+            stream.outward = Some(Outward {
+                id: self.next_generation,
+                machine: ToRtmp::new(options),
+                sound: Sound::default(),
+                offset: newest.saturating_add(elapsed),
+            });
+            self.next_generation += 1;
+            self.want_keyframe(now, at, wire);
+        }
+    }
+
+    /// A publisher's packet, for the hub.
+    pub(super) fn outward(&mut self, now: Instant, at: usize, media: Media, packet: &Packet) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
+        let Some(codec) = stream.track(media).map(|track| track.codec) else { return };
+        let Some(outward) = &mut stream.outward else { return };
+        let idle = stream.publication.is_none_or(|publication| {
+            let left = publication.listened.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+            !publication.pulled && left > LINGER
+        });
+        if idle {
+            stream.outward = None;
+            return;
+        }
+        let payload = packet.payload.clone();
+        outward.machine.packet(now, codec, packet.index, packet.timestamp, packet.marker, payload);
+        self.publish_frames(now, at);
+    }
+
+    /// The machine's timers.
+    pub(super) fn outward_due(&mut self, now: Instant, at: usize) {
+        let Some(outward) = self.streams.get_mut(at).and_then(|stream| stream.outward.as_mut()) else { return };
+        if outward.machine.deadline().is_some_and(|due| due <= now) {
+            outward.machine.timeout(now);
+            self.publish_frames(now, at);
+        }
+    }
+
+    /// Tells the hub what the machine made.
+    fn publish_frames(&mut self, now: Instant, at: usize) {
+        let Some(stream) = self.streams.get_mut(at) else { return };
+        let aac = stream.wishes.map_or(0, |wishes| wishes.aac);
+        let (Some(outward), Some(publication)) = (&mut stream.outward, &mut stream.publication) else { return };
+        let mut keyframe = false;
+        while let Some(output) = outward.machine.poll() {
+            match output {
+                to_rtmp::Output::Frame { kind, dts_us, body } => {
+                    let dts = outward.offset.saturating_add(dts_us).max(0);
+                    let frame = Frame::new(publication.next, kind, dts, body);
+                    publication.next.seq += 1;
+                    if dts >= publication.newest.0 {
+                        publication.newest = (dts, now);
+                    }
+                    self.to_hub.push_back(Record::Frame { channel: publication.channel, frame });
+                }
+                to_rtmp::Output::Sound { pts_us, packet } => {
+                    if !std::mem::replace(&mut outward.sound.wanted, true) {
+                        self.wanted.push_back(Wanted { bridge: outward.id, stream: at, target: Target::Aac(aac) });
+                    }
+                    outward.sound.send(Chunk { source: audio::Source::Opus, pts_us, data: packet });
+                }
+                to_rtmp::Output::NeedKeyframe => keyframe = true,
+            }
+        }
+        if keyframe && let Some(track) = stream.track(Media::Video) {
+            track.want_keyframe();
+            self.touch(at);
+        }
+    }
+}
+
+impl Stream {
+    /// When the bridge to the hub wants its turn.
+    pub(super) fn outward_deadline(&self) -> Option<Instant> {
+        self.outward.as_ref().and_then(|outward| outward.machine.deadline())
+    }
+
+    /// A sender report of the publisher, for the bridge to the hub.
+    pub(super) fn outward_report(&mut self, media: Media, ntp: u64, timestamp: u32) {
+        if let Some(outward) = &mut self.outward {
+            outward.machine.sender_report(media, ntp, timestamp);
+        }
+    }
+}

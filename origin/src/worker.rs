@@ -114,7 +114,7 @@ async fn serve(mut shell: Shell, relay: &Relay, rtc: Option<&Rc<Rtc>>) -> anyhow
         let command = tokio::select! {
             command = shell.commands.recv() => command,
             _ = tick.tick() => {
-                shell.link.report(report(relay));
+                shell.link.report(report(relay, rtc));
                 let overloaded = shell.link.overload().verdict().state == State::Refuse;
                 relay.hub().borrow_mut().set_overloaded(overloaded);
                 let unused = relay.hub().borrow().stream_count() == 0;
@@ -147,18 +147,19 @@ async fn serve(mut shell: Shell, relay: &Relay, rtc: Option<&Rc<Rtc>>) -> anyhow
     }
 }
 
-fn report(relay: &Relay) -> Report {
+fn report(relay: &Relay, rtc: Option<&Rc<Rtc>>) -> Report {
     let hub = relay.hub().borrow();
     let cost = relay.cost();
     // What only /metrics shows; how a number is added is told in weir_proto::metrics.
     let mut snapshot = Snapshot::default();
     snapshot.gauge(&families::RELAY_LINKS, &[], relay.peer_count() as f64);
     snapshot.count(&families::RELAY_SKIPS, &[], cost.skips);
+    let (players, sessions) = rtc.map_or((0, 0), |rtc| rtc.report(&mut snapshot));
     Report {
-        connections: relay.peer_count() as u64,
+        connections: relay.peer_count() as u64 + sessions,
         streams: hub.stream_count() as u64,
         publishers: hub.publication_count() as u64,
-        players: hub.subscription_count() as u64,
+        players: hub.subscription_count() as u64 + players,
         bytes_in: cost.received,
         bytes_out: cost.sent,
         gop_bytes: hub.gop_bytes() as u64,

@@ -6,12 +6,14 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc;
+use tracing::warn;
 use weir_media::{Frame, FrameId, Kind};
 use weir_wire::relay::Record;
 use weir_wire::rtp::{Media, ntp};
 
 use super::log::Packet;
 use super::state::{State, Wire};
+use super::stats::Totals;
 use super::stream::{Source, Stream};
 use super::track::{Reference, Track};
 use crate::bridge::audio::{self, Chunk, Coded, Target};
@@ -67,6 +69,8 @@ pub(crate) struct Inward {
     next: (u64, u64),
     /// The first frame's time in the stream, here, and as NTP.
     begin: Option<(i64, Instant, u64)>,
+    /// It was told that B-frames are missed.
+    warned: bool,
     packets: Vec<to_rtc::Packet>,
 }
 
@@ -136,7 +140,7 @@ impl State {
             }
             Some(channel) if of_session || stream.waiting == 0 => {
                 stream.subscription = None;
-                stream.inward = None;
+                stream.close_bridges(&mut self.gone);
                 if stream.source == Source::Hub {
                     stream.source = Source::None;
                     stream.clear_tracks();
@@ -153,7 +157,7 @@ impl State {
         let Some(stream) = self.by_channel.get(&channel).and_then(|at| self.streams.get_mut(*at)) else { return };
         if stream.subscription == Some(channel) && stream.source == Source::Hub {
             stream.source = Source::None;
-            stream.inward = None;
+            stream.close_bridges(&mut self.gone);
             stream.clear_tracks();
         }
     }
@@ -172,13 +176,29 @@ impl State {
         let inward = stream.inward.get_or_insert_with(|| {
             self.next_generation += 1;
             let next = (0, 0);
-            Inward { id, machine: ToRtc::new(options), sound: Sound::default(), next, begin: None, packets: Vec::new() }
+            Inward {
+                id,
+                machine: ToRtc::new(options),
+                sound: Sound::default(),
+                next,
+                begin: None,
+                warned: false,
+                packets: Vec::new(),
+            }
         });
         if inward.begin.is_none() && frame.kind != Kind::Data && !frame.info.config {
             let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             inward.begin = Some((frame.dts, now, ntp::from_unix(unix)));
         }
-        if let Some(chunk) = inward.machine.frame(frame, &mut inward.packets) {
+        let chunk = inward.machine.frame(frame, &mut inward.packets);
+        if inward.machine.dropped().references > 0 && !std::mem::replace(&mut inward.warned, true) {
+            warn!(
+                stream = %stream.name,
+                "rtc: the publisher's other frames refer to its B-frames, which players are not sent; it should send \
+                 none (x264: bframes=0 or b-pyramid=none)"
+            );
+        }
+        if let Some(chunk) = chunk {
             if !std::mem::replace(&mut inward.sound.wanted, true) {
                 let target = Target::Opus(wishes.opus);
                 self.wanted.push_back(Wanted { bridge: inward.id, stream: at, target });
@@ -261,7 +281,7 @@ impl State {
             !publication.pulled && left > LINGER
         });
         if idle {
-            stream.outward = None;
+            stream.close_bridges(&mut self.gone);
             return;
         }
         let payload = packet.payload.clone();
@@ -312,6 +332,19 @@ impl State {
 }
 
 impl Stream {
+    /// Adds what the bridges left out.
+    pub(super) fn count_bridges(&self, totals: &mut Totals) {
+        totals.bframes += self.inward.as_ref().map_or(0, |inward| inward.machine.dropped().bframes);
+        totals.gaps += self.outward.as_ref().map_or(0, |outward| outward.machine.dropped().gaps);
+    }
+
+    /// Ends the bridges.
+    pub(super) fn close_bridges(&mut self, totals: &mut Totals) {
+        self.count_bridges(totals);
+        self.inward = None;
+        self.outward = None;
+    }
+
     /// When the bridge to the hub wants its turn.
     pub(super) fn outward_deadline(&self) -> Option<Instant> {
         self.outward.as_ref().and_then(|outward| outward.machine.deadline())

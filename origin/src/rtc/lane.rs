@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use weir_wire::rtp::sender::Sender;
 use weir_wire::rtp::{Codec, Media};
 use weir_wire::srtp::Protect;
 
@@ -53,17 +54,9 @@ pub(crate) struct Lane {
     next_rtx: u64,
     last_timestamp: u32,
     last_sent: Option<Instant>,
-    pub(crate) sent: Sent,
-}
-
-/// What went out.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Sent {
-    pub(crate) packets: u64,
-    pub(crate) octets: u64,
-    /// Sent again on request, and asked for in vain.
+    pub(crate) sender: Sender,
+    /// Packets sent again on request.
     pub(crate) repaired: u64,
-    pub(crate) unrepaired: u64,
 }
 
 /// How a track's numbers become the lane's.
@@ -145,7 +138,8 @@ impl Lane {
             next_rtx: u64::from(b & 0x7fff),
             last_timestamp: c,
             last_sent: None,
-            sent: Sent::default(),
+            sender: Sender::new(),
+            repaired: 0,
         }
     }
 
@@ -213,8 +207,7 @@ impl Lane {
         let (header, length) = self.header(index, timestamp, packet, format.payload_type, self.ssrc);
         let Some(header) = header.get(..length) else { return };
         if batch.add(protect, index, header, &packet.payload) {
-            self.sent.packets += 1;
-            self.sent.octets += packet.payload.len() as u64;
+            self.sender.packet(packet.payload.len());
         }
         if index >= self.next {
             self.next = index + 1;
@@ -232,10 +225,7 @@ impl Lane {
             let ahead = newest.checked_sub(behind)?.checked_sub(start.to)?;
             Some((bound, start, start.to + ahead, track.log.find(start.from + ahead)?))
         });
-        let Some((bound, start, index, packet)) = found else {
-            self.sent.unrepaired += 1;
-            return;
-        };
+        let Some((bound, start, index, packet)) = found else { return };
         let timestamp = start.timestamp(packet.timestamp);
         let repaired = match bound.format.rtx {
             Some(payload_type) => {
@@ -254,7 +244,7 @@ impl Lane {
                 batch.add(protect, index, header.get(..length).unwrap_or_default(), &packet.payload)
             }
         };
-        self.sent.repaired += u64::from(repaired);
+        self.repaired += u64::from(repaired);
     }
 
     fn header(

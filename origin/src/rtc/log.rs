@@ -91,7 +91,7 @@ impl Log {
         }
     }
 
-    /// Position of the first packet held.
+    #[cfg(test)]
     pub(crate) fn start(&self) -> u64 {
         self.start
     }
@@ -124,6 +124,7 @@ impl Log {
         self.find(self.newest?)
     }
 
+    #[cfg(test)]
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }

@@ -14,6 +14,7 @@ mod publisher;
 mod session;
 mod socket;
 mod state;
+mod stats;
 mod stream;
 mod track;
 
@@ -195,10 +196,10 @@ impl Rtc {
                     tokio::select! {
                         chunk = chunks.recv() => match chunk {
                             Some(chunk) => transcoder.send(chunk),
-                            None => return,
+                            None => break,
                         },
                         coded = transcoder.recv() => {
-                            let Some(coded) = coded else { return };
+                            let Some(coded) = coded else { break };
                             let now = Instant::now();
                             let mut state = this.state.borrow_mut();
                             state.transcoded(now, wanted, coded);
@@ -207,6 +208,10 @@ impl Rtc {
                             this.tell_hub();
                         }
                     }
+                }
+                let (dropped, failed) = (transcoder.dropped(), transcoder.failed());
+                if dropped + failed > 0 {
+                    warn!(dropped, failed, "rtc: frames of sound were lost while it was transcoded");
                 }
             });
         }

@@ -179,11 +179,10 @@ impl Rtc {
     /// It is not ended.
     pub(crate) fn close(self: &Rc<Self>, session: &str, token: &str) -> Result<(), NotClosed> {
         let mut state = self.state.borrow_mut();
-        let at = state.find(session).ok_or(NotClosed::Unknown)?;
-        let known = state.sessions.get(at).ok_or(NotClosed::Unknown)?;
-        if constant_time::verify_slices_are_equal(known.token.as_bytes(), token.as_bytes()).is_err() {
-            return Err(NotClosed::Token);
-        }
+        let Some(at) = state.find(session) else {
+            return same(state.ended(session).ok_or(NotClosed::Unknown)?, token);
+        };
+        same(&state.sessions.get(at).ok_or(NotClosed::Unknown)?.token, token)?;
         state.close(Instant::now(), at, "its client ended it", &self.sockets);
         drop(state);
         self.settle();
@@ -197,9 +196,12 @@ impl Rtc {
     pub(crate) fn check(&self, session: &str, token: &str) -> Result<(), NotClosed> {
         let state = self.state.borrow();
         let known = state.find(session).and_then(|at| state.sessions.get(at)).ok_or(NotClosed::Unknown)?;
-        let same = constant_time::verify_slices_are_equal(known.token.as_bytes(), token.as_bytes());
-        same.map_err(|_| NotClosed::Token)
+        same(&known.token, token)
     }
+}
+
+fn same(known: &str, token: &str) -> Result<(), NotClosed> {
+    constant_time::verify_slices_are_equal(known.as_bytes(), token.as_bytes()).map_err(|_| NotClosed::Token)
 }
 
 fn number() -> Result<u32, Refused> {

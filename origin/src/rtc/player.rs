@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use weir_wire::rtp::rtcp::{self, Packet as Feedback, SenderInfo};
+use weir_wire::rtp::rtcp::{self, Packet as Feedback};
 use weir_wire::srtp::Protect;
 
 use super::lane::{Batch, Lane};
@@ -16,14 +16,9 @@ const REPAIRS_A_SECOND: f64 = 1000.0;
 /// How often a player is told the sender's clock.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// What a player said of what it gets.
+/// What a player asked for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Quality {
-    /// Of the last report: share lost in 1/256, and jitter in ticks of the clock.
-    pub(crate) fraction_lost: u8,
-    pub(crate) jitter: u32,
-    pub(crate) rtt: Option<Duration>,
-    pub(crate) lost: i32,
     /// Packets asked for again, and key frames asked for.
     pub(crate) nacks: u64,
     pub(crate) plis: u64,
@@ -106,11 +101,10 @@ impl Player {
             }
             Feedback::ReceiverReport { blocks, .. } | Feedback::SenderReport { blocks, .. } => {
                 for block in blocks {
-                    if self.lanes.iter().any(|lane| lane.ssrc == block.ssrc) {
-                        self.quality.fraction_lost = block.fraction_lost;
-                        self.quality.jitter = block.jitter;
-                        self.quality.lost = block.lost;
-                    }
+                    let Some(lane) = self.lanes.iter_mut().find(|lane| lane.ssrc == block.ssrc) else { continue };
+                    let track = tracks.iter().flatten().find(|track| track.media() == lane.media);
+                    let ntp = track.and_then(|track| lane.report(track, now)).map_or(0, |(ntp, _)| ntp);
+                    lane.sender.block(ntp, &block);
                 }
                 false
             }
@@ -139,10 +133,7 @@ impl Player {
         for lane in &self.lanes {
             let track = tracks.iter().flatten().find(|track| track.media() == lane.media);
             if let Some((ntp, rtp)) = track.and_then(|track| lane.report(track, now)) {
-                #[expect(clippy::cast_possible_truncation, reason = "counters wrap on the wire")]
-                let (packets, octets) = (lane.sent.packets as u32, lane.sent.octets as u32);
-                let info = SenderInfo { ntp, rtp, packets, octets };
-                rtcp::sender_report(&mut compound, lane.ssrc, &info, &[]);
+                rtcp::sender_report(&mut compound, lane.ssrc, &lane.sender.info(ntp, rtp), &[]);
                 rtcp::cname(&mut compound, lane.ssrc, &self.cname);
             }
         }

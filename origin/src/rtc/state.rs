@@ -17,12 +17,17 @@ use super::dtls::{Dtls, Event, Identity};
 use super::lane::Batch;
 use super::session::{Keys, Role, Session};
 use super::socket::{Path, Socket};
+use super::stats::Totals;
 use super::stream::{Source, Stream};
 use super::track::Track;
 use crate::relay::FromHub;
 
 /// A peer's address is left to its session for so long after the last packet that was proven to be its.
 const ADDRESS_KEPT: Duration = Duration::from_secs(5);
+
+/// Sessions that ended are remembered so long, and so many.
+const ENDED_KEPT: Duration = Duration::from_secs(30);
+const ENDED_MAX: usize = 1000;
 
 /// Where datagrams go.
 pub(crate) trait Wire {
@@ -52,8 +57,9 @@ pub(super) type Claim = Result<(FrameId, i64), (Refusal, String)>;
 /// What is counted of all sessions together.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Counts {
-    pub(crate) opened: u64,
-    pub(crate) established: u64,
+    /// Sessions opened.
+    pub(crate) publishers: u64,
+    pub(crate) players: u64,
     pub(crate) failed: u64,
     /// Datagrams of nobody that is known, malformed, or not authentic.
     pub(crate) strays: u64,
@@ -82,6 +88,10 @@ pub(crate) struct State {
     pub(super) next_generation: u64,
     batch: Batch,
     pub(super) counts: Counts,
+    /// Of sessions and bridges that ended.
+    pub(super) gone: Totals,
+    /// Identifiers and tokens of sessions that ended lately.
+    ended: VecDeque<(Instant, String, String)>,
 }
 
 impl State {
@@ -104,6 +114,8 @@ impl State {
             next_generation: 1,
             batch: Batch::default(),
             counts: Counts::default(),
+            gone: Totals::default(),
+            ended: VecDeque::new(),
         }
     }
 
@@ -144,7 +156,10 @@ impl State {
 
     /// Takes a session in that was negotiated.
     pub(super) fn add(&mut self, session: Session, now: Instant) -> usize {
-        self.counts.opened += 1;
+        match session.role {
+            Role::Publisher(_) => self.counts.publishers += 1,
+            Role::Player(_) => self.counts.players += 1,
+        }
         let ufrag = session.ufrag.as_bytes().into();
         let at = self.sessions.insert(session);
         self.by_ufrag.insert(ufrag, at);
@@ -157,6 +172,11 @@ impl State {
         let (ufrag, remote) = id.split_once(':')?;
         let at = *self.by_ufrag.get(ufrag.as_bytes())?;
         (self.sessions.get(at)?.remote_ufrag == remote).then_some(at)
+    }
+
+    /// The token of a session that ended lately.
+    pub(super) fn ended(&self, id: &str) -> Option<&str> {
+        self.ended.iter().rev().find(|(_, ended, _)| ended == id).map(|(.., token)| token.as_str())
     }
 
     /// A datagram. It may be overwritten.
@@ -225,7 +245,8 @@ impl State {
             Ok(events) => {
                 for event in events {
                     match event {
-                        Event::Established { protect, unprotect, certificate } => {
+                        Event::Established { keys, certificate } => {
+                            let (protect, unprotect) = *keys;
                             self.established(now, at, Keys { protect, unprotect }, &certificate, wire);
                         }
                         Event::Closed => self.close(now, at, "the peer closed it", wire),
@@ -259,7 +280,6 @@ impl State {
         }
         session.keys = Some(keys);
         session.heard = now;
-        self.counts.established += 1;
         let took = now.saturating_duration_since(session.opened);
         info!(session = session.ufrag, kind = session.kind(), took_ms = took.as_millis() as u64, "rtc: connected");
         let stream = session.stream;
@@ -288,13 +308,10 @@ impl State {
             return Some(at);
         }
         let header = Header::parse(packet).ok()?;
-        let (length, index) = match keys.unprotect.rtp(&header, packet) {
-            Ok(read) => read,
-            Err(_) => {
-                session.forged += 1;
-                self.counts.forged += 1;
-                return None;
-            }
+        let Ok((length, index)) = keys.unprotect.rtp(&header, packet) else {
+            session.forged += 1;
+            self.counts.forged += 1;
+            return None;
         };
         session.heard = now;
         let Role::Publisher(publisher) = &mut session.role else { return Some(at) };
@@ -494,6 +511,14 @@ impl State {
             self.timers.remove(&(armed, at));
         }
         self.by_ufrag.remove(session.ufrag.as_bytes());
+        self.gone.add(&session);
+        // A client that closes its connection and then says so by HTTP is right, not late.
+        while self.ended.front().is_some_and(|(at, ..)| now.saturating_duration_since(*at) > ENDED_KEPT)
+            || self.ended.len() >= ENDED_MAX
+        {
+            self.ended.pop_front();
+        }
+        self.ended.push_back((now, session.id(), std::mem::take(&mut session.token)));
         for path in session.paths.known() {
             if self.by_address.get(&path.peer) == Some(&at) {
                 self.by_address.remove(&path.peer);
@@ -508,7 +533,7 @@ impl State {
         of.waiting -= usize::from(plays);
         if of.source == Source::Session(at) {
             of.source = Source::None;
-            of.outward = None;
+            of.close_bridges(&mut self.gone);
             of.clear_tracks();
             if let Some(Publication { channel, .. }) = of.publication.take() {
                 self.by_channel.remove(&channel);
@@ -521,7 +546,8 @@ impl State {
 
     pub(super) fn forget_unused(&mut self, stream: usize) {
         if self.streams.get(stream).is_some_and(Stream::is_unused) {
-            let of = self.streams.remove(stream);
+            let mut of = self.streams.remove(stream);
+            of.close_bridges(&mut self.gone);
             if let Some(channel) = of.subscription {
                 self.by_channel.remove(&channel);
                 self.to_hub.push_back(Record::Close { channel });
@@ -588,8 +614,7 @@ impl State {
         of.source = Source::Session(at);
         of.publication = publication;
         of.wishes = Some(wishes);
-        of.outward = None;
-        of.inward = None;
+        of.close_bridges(&mut self.gone);
         of.clear_tracks();
         if let Some(Publication { channel, .. }) = publication {
             self.by_channel.insert(channel, stream);
@@ -601,11 +626,6 @@ impl State {
             }
         }
         self.attend(stream);
-    }
-
-    /// Counts of one kind of session.
-    pub(super) fn count(&self, players: bool) -> usize {
-        self.sessions.iter().filter(|(_, session)| matches!(session.role, Role::Player(_)) == players).count()
     }
 }
 

@@ -78,6 +78,19 @@ families! {
     RELAY_LINKS: Gauge, "weir_relay_links", Worker, [], "Relay connections that are up.";
     RELAY_SKIPS: Counter, "weir_relay_skips_total", Worker, [], "Groups left out on relay connections that did not keep up.";
 
+    RTC_PACKETS: Counter, "weir_rtc_packets_total", Worker, ["direction"], "Datagrams of WebRTC: media, feedback, checks and handshakes.";
+    RTC_BYTES: Counter, "weir_rtc_bytes_total", Worker, ["direction"], "Bytes of WebRTC's datagrams.";
+    RTC_SEND_DROPS: Counter, "weir_rtc_send_drops_total", Worker, [], "Datagrams of WebRTC that the kernel had no room for.";
+    RTC_REJECTED: Counter, "weir_rtc_rejected_total", Worker, ["reason"], "Datagrams that were dropped: of nobody known or malformed (stray), or not authentic (forged).";
+    RTC_FAILED: Counter, "weir_rtc_failed_total", Worker, [], "WebRTC sessions that never connected.";
+    RTC_NACKS: Counter, "weir_rtc_nacks_total", Worker, ["direction"], "Packets asked for again: by players (in), of publishers (out).";
+    RTC_REPAIRS: Counter, "weir_rtc_repairs_total", Worker, ["direction"], "Packets that came again of publishers (in), or were sent again to players (out).";
+    RTC_KEYFRAME_REQUESTS: Counter, "weir_rtc_keyframe_requests_total", Worker, ["direction"], "Keyframes asked for: by players (in), of publishers (out).";
+    RTC_BFRAMES: Counter, "weir_rtc_bframes_dropped_total", Worker, [], "B-frames of RTMP publishers that WebRTC players were not sent.";
+    RTC_GAPS: Counter, "weir_rtc_bridge_gaps_total", Worker, [], "Gaps in what WebRTC publishers sent that RTMP players saw.";
+    RTC_PLAYER_LOSS: Gauge, "weir_rtc_player_loss_ratio", Worker, [], "Share of packets that players say they lost, at the mean of all players.";
+    RTC_PLAYER_RTT: Gauge, "weir_rtc_player_rtt_seconds", Worker, [], "Round trip time to players, at their mean.";
+
     LOG_MEMORY: Gauge, "weir_log_memory_bytes", Slot, [], "Memory of the logs that players read from.";
     GOP_MEMORY: Gauge, "weir_gop_memory_bytes", Worker, [], "Frames of the current groups: of an edge's publishers, of an origin's streams.";
 

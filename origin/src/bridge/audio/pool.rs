@@ -141,6 +141,7 @@ impl Transcoder {
     }
 
     /// The next frame, if there is one already.
+    #[cfg(test)]
     pub(crate) fn try_recv(&mut self) -> Option<Coded> {
         self.ready.try_recv().ok()
     }

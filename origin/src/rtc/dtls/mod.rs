@@ -118,7 +118,7 @@ impl Identity {
 /// What a connection tells.
 pub(crate) enum Event {
     /// The handshake is complete. The certificate, in DER, is not yet compared with the fingerprint of the offer.
-    Established { protect: srtp::Protect, unprotect: srtp::Unprotect, certificate: Vec<u8> },
+    Established { keys: Box<(srtp::Protect, srtp::Unprotect)>, certificate: Vec<u8> },
     /// The peer said that it goes.
     Closed,
 }
@@ -205,8 +205,9 @@ impl Dtls {
         }
         let fresh = !self.client && self.joiner.is_fresh();
         let brought = self.joiner.add(packet)?;
-        if brought.repeated && brought.records.is_empty() {
+        if brought.repeated {
             self.repeat(now);
+            return Ok(Vec::new());
         }
         let mut events = Vec::new();
         let mut records = brought.records;
@@ -270,9 +271,9 @@ impl Dtls {
         let state = self.endpoint.get_connection_state(PEER).ok_or(Failed::NoProfile)?;
         let profile = Profile::from_id(state.srtp_protection_profile() as u16).ok_or(Failed::NoProfile)?;
         let material = state.export_keying_material(srtp::EXPORTER, &[], profile.material_len())?;
-        let (protect, unprotect) = srtp::session(profile, material.as_ref(), self.client)?;
+        let keys = Box::new(srtp::session(profile, material.as_ref(), self.client)?);
         let certificate = state.peer_certificates.first().cloned().ok_or(Failed::NoCertificate)?;
-        Ok(Event::Established { protect, unprotect, certificate })
+        Ok(Event::Established { keys, certificate })
     }
 
     /// The next datagram to send.

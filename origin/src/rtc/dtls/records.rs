@@ -41,7 +41,7 @@ pub(crate) enum Malformed {
 pub(super) struct Brought {
     /// Datagrams for the endpoint, in order: whole handshake messages, and what is none.
     pub(super) records: Vec<Vec<u8>>,
-    /// Messages among it came before.
+    /// All messages among it came before.
     pub(super) repeated: bool,
 }
 
@@ -150,6 +150,7 @@ impl Joiner {
     /// Takes a datagram in.
     pub(super) fn add(&mut self, datagram: &[u8]) -> Result<Brought, Malformed> {
         let mut brought = Brought::default();
+        let (mut old, mut new) = (false, false);
         for record in Records(datagram) {
             let record = record?;
             if record.kind != HANDSHAKE || record.epoch != 0 {
@@ -159,15 +160,17 @@ impl Joiner {
             for fragment in Fragments(record.body) {
                 let fragment = fragment?;
                 if fragment.sequence < self.next {
-                    brought.repeated = true;
+                    old = true;
                     continue;
                 }
+                new = true;
                 self.put(&fragment)?;
             }
             while let Some(message) = self.take(record.head) {
                 brought.records.push(message);
             }
         }
+        brought.repeated = old && !new;
         Ok(brought)
     }
 

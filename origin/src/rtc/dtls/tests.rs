@@ -19,7 +19,8 @@ struct Done {
 impl Done {
     fn note(to: &mut Option<(srtp::Protect, srtp::Unprotect, Vec<u8>)>, events: Vec<Event>) {
         for event in events {
-            if let Event::Established { protect, unprotect, certificate } = event {
+            if let Event::Established { keys, certificate } = event {
+                let (protect, unprotect) = *keys;
                 *to = Some((protect, unprotect, certificate));
             }
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use weir_wire::rtp::rtcp::{self, Packet as Feedback};
 
-use peer::{Client, World};
+use peer::World;
 
 const SECOND: Duration = Duration::from_secs(1);
 

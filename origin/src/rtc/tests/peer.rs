@@ -171,8 +171,8 @@ impl World {
                     continue;
                 }
                 for event in dtls.handle(&self.identity, self.now, &datagram).unwrap() {
-                    if let Event::Established { protect, unprotect, .. } = event {
-                        client.keys = Some((protect, unprotect));
+                    if let Event::Established { keys, .. } = event {
+                        client.keys = Some(*keys);
                     }
                 }
             }
@@ -185,7 +185,7 @@ impl World {
     }
 
     /// What a client was sent since the last time.
-    pub(super) fn take(&mut self, client: &mut Client) -> Vec<Got> {
+    pub(super) fn take(&self, client: &mut Client) -> Vec<Got> {
         let datagrams: Vec<Vec<u8>> = client.early.drain(..).chain(self.wire.to(client.address)).collect();
         datagrams.into_iter().filter_map(|datagram| client.read(datagram)).collect()
     }
@@ -266,7 +266,7 @@ impl Client {
     }
 
     /// A packet of another payload type and source.
-    pub(super) fn sealed_kind(&mut self, payload_type: u8, payload: &[u8]) -> Vec<u8> {
+    pub(super) fn sealed_kind(&self, payload_type: u8, payload: &[u8]) -> Vec<u8> {
         let header = Self::header(payload_type, 1, 0, u32::from(payload_type), true);
         let mut sealed = Vec::new();
         self.keys.as_ref().unwrap().0.rtp(1, &header, payload, &mut sealed).unwrap();

@@ -184,10 +184,11 @@ fn fuzz_offers() {
         }
         for text in [&text, bytes] {
             if let Ok(offer) = Offer::parse(&String::from_utf8_lossy(text)) {
-                for answer in [Answer::publish(&offer, &local(), None), Answer::play(&offer, &local(), SOURCES, &[])] {
-                    if let Ok(answer) = answer {
-                        reads(&answer.sdp);
-                    }
+                for answer in [Answer::publish(&offer, &local(), None), Answer::play(&offer, &local(), SOURCES, &[])]
+                    .into_iter()
+                    .flatten()
+                {
+                    reads(&answer.sdp);
                 }
             }
         }

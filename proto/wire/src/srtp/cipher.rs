@@ -21,8 +21,18 @@ const GCM_TAG: usize = 16;
 const SHA1_TAG: usize = 10;
 
 pub(super) enum Cipher {
-    Gcm { key: LessSafeKey, salt: [u8; 12] },
-    Cm { key: EncryptingKey, mac: hmac::Key, salt: [u8; 14] },
+    Gcm {
+        key: LessSafeKey,
+        salt: [u8; 12],
+    },
+    /// Large, and seldom.
+    Cm(Box<Cm>),
+}
+
+pub(super) struct Cm {
+    key: EncryptingKey,
+    mac: hmac::Key,
+    salt: [u8; 14],
 }
 
 impl Cipher {
@@ -41,11 +51,11 @@ impl Cipher {
                 let (mut auth, mut salt) = ([0; 20], [0; 14]);
                 derive(master_key, master_salt, label + 1, &mut auth)?;
                 derive(master_key, master_salt, label + 2, &mut salt)?;
-                Self::Cm {
+                Self::Cm(Box::new(Cm {
                     key: EncryptingKey::ctr(UnboundCipherKey::new(&AES_128, key)?)?,
                     mac: hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &auth),
                     salt,
-                }
+                }))
             }
         })
     }
@@ -69,7 +79,8 @@ impl Cipher {
                     tag,
                 )?;
             }
-            Self::Cm { key, mac, salt } => {
+            Self::Cm(cm) => {
+                let Cm { key, mac, salt } = &**cm;
                 out.extend_from_slice(payload);
                 let text = out.get_mut(body..).ok_or(Error::Refused)?;
                 key.less_safe_encrypt(text, counter(salt, ssrc, index))?;
@@ -91,7 +102,8 @@ impl Cipher {
                     .map_err(|_| Error::Forged)?;
                 Ok(header.len() + text.len())
             }
-            Self::Cm { key, mac, salt } => {
+            Self::Cm(cm) => {
+                let Cm { key, mac, salt } = &**cm;
                 let end = packet.len().checked_sub(SHA1_TAG).filter(|end| *end >= header).ok_or(Error::Short)?;
                 let (text, tag) = packet.split_at_mut_checked(end).ok_or(Error::Short)?;
                 same(sign_rtp(mac, text, index).as_ref(), tag)?;
@@ -113,7 +125,8 @@ impl Cipher {
                 packet.extend_from_slice(tag.as_ref());
                 packet.extend_from_slice(&word);
             }
-            Self::Cm { key, mac, salt } => {
+            Self::Cm(cm) => {
+                let Cm { key, mac, salt } = &**cm;
                 let text = packet.get_mut(RTCP_CLEAR..).ok_or(Error::Short)?;
                 key.less_safe_encrypt(text, counter(salt, ssrc, u64::from(index)))?;
                 packet.extend_from_slice(&word);
@@ -128,7 +141,7 @@ impl Cipher {
     pub(super) fn rtcp_index(&self, packet: &[u8]) -> Result<u32, Error> {
         let behind = match self {
             Self::Gcm { .. } => 0,
-            Self::Cm { .. } => SHA1_TAG,
+            Self::Cm(_) => SHA1_TAG,
         };
         let end = packet.len().checked_sub(behind).ok_or(Error::Short)?;
         let word = packet.get(..end).and_then(|rest| rest.last_chunk::<WORD>()).ok_or(Error::Short)?;
@@ -157,7 +170,8 @@ impl Cipher {
                     .map_err(|_| Error::Forged)?;
                 Ok(RTCP_CLEAR + text.len())
             }
-            Self::Cm { key, mac, salt } => {
+            Self::Cm(cm) => {
+                let Cm { key, mac, salt } = &**cm;
                 let end = packet.len().checked_sub(SHA1_TAG).ok_or(Error::Short)?;
                 let (signed, tag) = packet.split_at_mut_checked(end).ok_or(Error::Short)?;
                 same(hmac::sign(mac, signed).as_ref(), tag)?;

@@ -58,7 +58,6 @@ impl Replay {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "below the number of words")]
 fn word(index: u64) -> usize {
     (index / 64 % WORDS as u64) as usize
 }

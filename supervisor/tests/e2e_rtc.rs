@@ -112,8 +112,9 @@ fn a_bad_network_to_the_player_is_borne() {
     assert!(proxy.lost() > 20 && proxy.passed() > 400, "{} of {} were lost", proxy.lost(), proxy.passed());
     let video = |field: &str| figure(&line, "inbound-rtp", "video", field);
     assert!(video("nackCount") > 0.0 && video("retransmittedPacketsReceived") > 0.0, "{line}");
-    // What is lost in the end is far less than the network loses.
-    assert!(video("packetsLost") < video("packetsReceived") / 50.0, "{line}");
+    // What is lost in the end is far less than the network loses. Browsers count what came again apart.
+    let missed = video("packetsLost") - video("retransmittedPacketsReceived");
+    assert!(missed < video("packetsReceived") / 50.0, "{line}");
 }
 
 #[test]

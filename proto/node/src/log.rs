@@ -83,7 +83,8 @@ pub fn reopen() -> Result<(), LogError> {
 fn filter(level: LogLevel, variable: Option<&str>) -> Result<EnvFilter, LogError> {
     let own = match level {
         LogLevel::Error => "error".to_owned(),
-        level => format!("warn,weir={}", level.as_str()),
+        // What peers offer and this end does not know is no news.
+        level => format!("warn,rtc_dtls=error,weir={}", level.as_str()),
     };
     let text = variable.filter(|text| !text.trim().is_empty()).unwrap_or(&own);
     EnvFilter::try_new(text).map_err(|e| LogError::Filter(e.to_string()))
@@ -186,7 +187,10 @@ impl<S: Subscriber> Layer<S> for Lines {
         let (now, level) = (OffsetDateTime::now_utc(), *event.metadata().level());
         self.sink.write(&match self.format {
             LogFormat::Text => self.text(now, level, &collected),
-            LogFormat::Json => self.json(now, level, event.metadata().target(), &collected),
+            LogFormat::Json => {
+                let target = collected.target.as_deref().unwrap_or_else(|| event.metadata().target());
+                self.json(now, level, target, &collected)
+            }
         });
     }
 }
@@ -221,6 +225,8 @@ impl fmt::Display for Time {
 struct Collected {
     message: String,
     fields: Fields,
+    /// Where a record of the `log` crate came from; such arrive with their metadata as fields.
+    target: Option<String>,
 }
 
 #[derive(Default)]
@@ -290,6 +296,8 @@ impl Collected {
     fn put(&mut self, field: &Field, value: Value) {
         match value {
             Value::Text(text) if field.name() == "message" => self.message = text,
+            Value::Text(text) if field.name() == "log.target" => self.target = Some(text),
+            _ if field.name().starts_with("log.") => {}
             value => self.fields.0.push((field.name(), value)),
         }
     }

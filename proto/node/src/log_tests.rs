@@ -63,6 +63,15 @@ fn json_lines() {
 }
 
 #[test]
+fn records_of_the_log_crate_tell_their_origin_once() {
+    let event = || tracing::warn!(target: "weir", { log.target = "rtc_dtls::flight", log.line = 189 }, "odd");
+    assert_eq!(without_time(&logged(LogFormat::Text, None, None, event)[0]), "WARN  edge odd");
+    let json: serde_json::Value = serde_json::from_str(&logged(LogFormat::Json, None, None, event)[0]).unwrap();
+    assert_eq!(json["target"], "rtc_dtls::flight");
+    assert!(json.get("fields").is_none());
+}
+
+#[test]
 fn a_client_cannot_forge_a_line() {
     let name = "s\n2026-01-01T00:00:00.000Z ERROR edge/0 forged\r\x1b[2J\u{85}";
     let lines = logged(LogFormat::Text, Some(0), None, || {

@@ -43,7 +43,10 @@ fn chromium_publishes_and_chromium_and_aiortc_play() {
     assert_watchable(&aiortc.wait_frames(0, 60), FREEZE);
     let line = browser.wait_frames(1, 100);
     assert_watchable(&line, FREEZE);
-    assert_eq!(figure(&line, "inbound-rtp", "video", "freezeCount"), 0.0, "{line}");
+    // Nothing is missing. (Its count of freezes tells how busy the machine is: the publisher's encoder runs here too.)
+    for field in ["packetsLost", "nackCount"] {
+        assert_eq!(figure(&line, "inbound-rtp", "video", field), 0.0, "{field}: {line}");
+    }
     // Sound and picture come with reports, so that they are played together.
     assert!(rtc::report(&line, "remote-outbound-rtp", "video").is_some(), "no sender report: {line}");
     let publisher = browser.newest(0).unwrap();

@@ -49,7 +49,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
     spawn_local(relay.clone().deadlines());
     spawn_local(relay.clone().watch_skips());
     let mut endpoints = Vec::new();
-    let mut udp = Vec::new();
+    let (mut udp, mut tcp) = (Vec::new(), Vec::new());
     for socket in std::mem::take(&mut shell.sockets) {
         let name = socket.name.clone();
         let needs_tls = || tls.as_ref().with_context(|| format!("{name} needs cluster.tls"));
@@ -74,6 +74,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
                 shell.link.overload().watch_udp(&name, &socket);
                 udp.push(socket);
             }
+            "rtc.tcp" => tcp.push(socket.into_tcp_listener()?),
             "control.tcp" => {
                 let tls = needs_tls()?.grpc_server();
                 let incoming = Incoming::new(name, socket.into_tcp_listener()?);
@@ -84,7 +85,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
     }
     let rtc = match udp.is_empty() {
         true => None,
-        false => Some(Rtc::new(udp, relay.clone(), config.clone()).context("rtc")?),
+        false => Some(Rtc::new(udp, tcp, relay.clone(), config.clone()).context("rtc")?),
     };
     if let Some(rtc) = &rtc {
         spawn_local(rtc.clone().run());

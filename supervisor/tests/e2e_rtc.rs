@@ -4,6 +4,8 @@
 mod common;
 mod e2e;
 
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
 use std::time::Duration;
 
 use e2e::lossy::{Badness, Lossy};
@@ -23,6 +25,7 @@ const BAD: Badness = Badness {
     reordered: 20,
     jitter: Duration::from_millis(30),
     doubled: 10,
+    rate: 0,
 };
 
 /// The answers to each page's DELETE: all of them are a success.
@@ -134,6 +137,77 @@ fn a_bad_network_from_the_publisher_is_borne() {
     let publisher = browser.newest(0).unwrap();
     assert!(figure(&publisher, "outbound-rtp", "video", "nackCount") > 0.0, "{publisher}");
     assert!(figure(&publisher, "outbound-rtp", "video", "retransmittedPacketsSent") > 0.0, "{publisher}");
+}
+
+#[test]
+fn on_a_very_bad_network_the_picture_goes_on() {
+    let (host, media) = rtc::start(YAML);
+    let scratch = tempfile::tempdir().unwrap();
+    let proxy = Lossy::start(media, Badness { loss: 200, ..BAD }, 17);
+    let through = proxy.address.to_string();
+    let wishes = [
+        json!({"kind": "publish", "url": whip(host.api, "bad", ""), "codec": "H264"}),
+        json!({"kind": "play", "url": whep(host.api, "bad", ""), "candidate": through}),
+    ];
+    let mut browser = Client::chromium(&wishes, scratch.path());
+    browser.wait_frames(1, 100);
+    // And it is soon as good as the network is again.
+    proxy.change(Badness::default());
+    let before = rtc::decoded(&browser.newest(1).unwrap());
+    let line = browser.wait_frames(1, before + 100);
+    assert!(line["shown"]["sinceLastMs"].as_f64().unwrap() < 1000.0, "{line}");
+}
+
+#[test]
+fn a_player_gets_the_size_of_the_picture_that_its_network_carries() {
+    let (host, media) = rtc::start(YAML);
+    let scratch = tempfile::tempdir().unwrap();
+    let narrow = Lossy::start(media, Badness { delay: Duration::from_millis(10), rate: 350_000, ..Badness::default() }, 19);
+    let wishes = [
+        json!({"kind": "publish", "url": whip(host.api, "sizes", ""), "codec": "VP8", "simulcast": true}),
+        json!({"kind": "play", "url": whep(host.api, "sizes", "")}),
+        json!({"kind": "play", "url": whep(host.api, "sizes", ""), "candidate": narrow.address.to_string()}),
+    ];
+    let mut browser = Client::chromium(&wishes, scratch.path());
+    let width = |line: &Value| figure(line, "inbound-rtp", "video", "frameWidth");
+    browser.wait(1, "the whole picture", |line| (width(line) >= 640.0).then_some(()));
+    browser.wait(2, "a smaller picture", |line| (width(line) > 0.0 && width(line) <= 320.0).then_some(()));
+    // Both go on, each with its own.
+    let before = [1, 2].map(|page| rtc::decoded(&browser.newest(page).unwrap()));
+    let wide = browser.wait_frames(1, before[0] + 60);
+    let small = browser.wait_frames(2, before[1] + 60);
+    assert!(width(&wide) >= 640.0 && width(&small) <= 320.0, "{wide} {small}");
+    assert_left(&browser.leave(), 3);
+}
+
+#[test]
+fn where_no_udp_passes_tcp_does() {
+    let (host, media) = rtc::start("{ edge: { workers: 1 }, origin: { workers: 1 }, rtc: { tcp: on } }");
+    let scratch = tempfile::tempdir().unwrap();
+    // Others at the same port, who say nothing, too much, or nonsense.
+    let mut others: Vec<TcpStream> = (0..30).map(|_| TcpStream::connect(media).unwrap()).collect();
+    for (number, other) in others.iter_mut().enumerate() {
+        match number % 3 {
+            0 => {}
+            1 => drop(other.write_all(&[0xff; 5000])),
+            _ => drop(other.write_all(b"GET / HTTP/1.1\r\n\r\n")),
+        }
+    }
+    let wishes = [
+        json!({"kind": "publish", "url": whip(host.api, "tcp", ""), "codec": "H264", "tcp": true}),
+        json!({"kind": "play", "url": whep(host.api, "tcp", ""), "tcp": true}),
+    ];
+    let mut browser = Client::chromium(&wishes, scratch.path());
+    assert_watchable(&browser.wait_frames(1, 100), FREEZE);
+    assert_left(&browser.leave(), 2);
+    for mut other in others {
+        other.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        let closed = match other.read(&mut [0; 1]) {
+            Ok(count) => count == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        };
+        assert!(closed, "a stranger's connection stays");
+    }
 }
 
 #[test]

@@ -79,6 +79,8 @@ pub(crate) struct Inward {
 pub(crate) struct Outward {
     id: u64,
     machine: ToRtmp,
+    /// Generations of the tracks of sound and picture that it is made of.
+    tracks: [u64; 2],
     sound: Sound,
     /// Added to the machine's times.
     offset: i64,
@@ -219,8 +221,8 @@ impl State {
             let number = if packet.media == Media::Audio { &mut next.0 } else { &mut next.1 };
             let index = *number;
             *number += 1;
-            if stream.track(packet.media).is_none_or(|track| track.codec != packet.codec) {
-                let mut track = Track::new(self.next_generation, packet.codec);
+            if stream.track(packet.media, 0).is_none_or(|track| track.codec != packet.codec) {
+                let mut track = Track::new(self.next_generation, packet.codec, 0);
                 self.next_generation += 1;
                 // Timestamps count from the stream's zero, so both tracks' are known at one moment.
                 let ticks = i128::from(dts) * i128::from(packet.codec.clock()) / 1_000_000;
@@ -240,7 +242,7 @@ impl State {
                 orientation: None,
                 payload: packet.payload,
             };
-            if let Some(track) = stream.track(media) {
+            if let Some(track) = stream.track(media, 0) {
                 track.push(packet);
             }
         }
@@ -263,19 +265,19 @@ impl State {
             stream.outward = Some(Outward {
                 id: self.next_generation,
                 machine: ToRtmp::new(options),
+                tracks: [0; 2],
                 sound: Sound::default(),
                 offset: newest.saturating_add(elapsed),
             });
             self.next_generation += 1;
-            self.want_keyframe(now, at, wire);
+            stream.want_keyframe();
+            self.ask(now, at, wire);
         }
     }
 
-    /// A publisher's packet, for the hub.
-    pub(super) fn outward(&mut self, now: Instant, at: usize, media: Media, packet: &Packet) {
+    /// A packet of a publisher's track, for the hub.
+    pub(super) fn outward(&mut self, now: Instant, at: usize, generation: u64, packet: &Packet) {
         let Some(stream) = self.streams.get_mut(at) else { return };
-        let Some(codec) = stream.track(media).map(|track| track.codec) else { return };
-        let Some(outward) = &mut stream.outward else { return };
         let idle = stream.publication.is_none_or(|publication| {
             let left = publication.listened.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
             !publication.pulled && left > LINGER
@@ -284,8 +286,27 @@ impl State {
             stream.close_bridges(&mut self.gone);
             return;
         }
+        let better = stream.best_picture(now).is_some_and(|best| best.generation == generation);
+        let Some(track) = stream.tracks.iter().flatten().find(|track| track.generation == generation) else { return };
+        let Some(outward) = &mut stream.outward else { return };
+        let [sound, picture] = &mut outward.tracks;
+        let current = if track.media() == Media::Audio { sound } else { picture };
+        if *current != generation {
+            // Another source, or another size of the picture: the best one that comes, from a key frame on.
+            let held = stream.tracks.iter().flatten().any(|track| track.generation == *current);
+            let begins = packet.keyframe || !held;
+            if track.media() == Media::Video && !(better && begins) {
+                if better {
+                    track.want_keyframe();
+                }
+                return;
+            }
+            *current = generation;
+            let clock = track.reference.map(|reference| (reference.ntp, reference.timestamp));
+            outward.machine.restart(track.media(), clock);
+        }
         let payload = packet.payload.clone();
-        outward.machine.packet(now, codec, packet.index, packet.timestamp, packet.marker, payload);
+        outward.machine.packet(now, track.codec, packet.index, packet.timestamp, packet.marker, payload);
         self.publish_frames(now, at);
     }
 
@@ -324,8 +345,10 @@ impl State {
                 to_rtmp::Output::NeedKeyframe => keyframe = true,
             }
         }
-        if keyframe && let Some(track) = stream.track(Media::Video) {
-            track.want_keyframe();
+        if keyframe {
+            let [_, picture] = outward.tracks;
+            let track = stream.tracks.iter().flatten().find(|track| track.generation == picture);
+            track.into_iter().for_each(Track::want_keyframe);
             self.touch(at);
         }
     }
@@ -351,9 +374,12 @@ impl Stream {
     }
 
     /// A sender report of the publisher, for the bridge to the hub.
-    pub(super) fn outward_report(&mut self, media: Media, ntp: u64, timestamp: u32) {
+    pub(super) fn outward_report(&mut self, generation: u64, ntp: u64, timestamp: u32) {
         if let Some(outward) = &mut self.outward {
-            outward.machine.sender_report(media, ntp, timestamp);
+            let medium = [Media::Audio, Media::Video].into_iter().zip(outward.tracks);
+            if let Some((media, _)) = medium.into_iter().find(|(_, track)| *track == generation) {
+                outward.machine.sender_report(media, ntp, timestamp);
+            }
         }
     }
 }

@@ -12,8 +12,8 @@ const REPAIR: Duration = Duration::from_millis(1500);
 const PACKETS_MAX: usize = 4096;
 const BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// Positions that a sequence number is looked up in; a power of two, at least [`PACKETS_MAX`].
-const INDEX: usize = 4096;
+/// Places in which packets are looked up by their number: at first, and at most.
+const INDEX: (usize, usize) = (256, PACKETS_MAX);
 
 /// A packet, without what every player gets anew: source, sequence number, timestamp's offset, extension identifiers.
 #[derive(Clone, Debug)]
@@ -42,7 +42,7 @@ pub(crate) struct Log {
     /// Position of the packet that the newest key frame starts with.
     keyframe: Option<u64>,
     newest: Option<u64>,
-    /// Position and one of the packet with an index, by its low bits; grown at the first packet.
+    /// Position and one of the packet with an index, by its low bits; a power of two of places.
     by_index: Vec<u64>,
 }
 
@@ -53,16 +53,17 @@ impl Log {
             return false;
         }
         // Older than anything that is held: for nobody.
-        if self.newest.is_some_and(|newest| packet.index + (INDEX as u64) <= newest) {
+        if self.newest.is_some_and(|newest| packet.index + (PACKETS_MAX as u64) <= newest) {
             return false;
         }
-        if self.by_index.is_empty() {
-            self.by_index = vec![0; INDEX];
+        if self.packets.len() >= self.by_index.len() && self.by_index.len() < INDEX.1 {
+            self.by_index = vec![0; (self.by_index.len() * 2).max(INDEX.0)];
+            for (position, packet) in (self.start..).zip(&self.packets) {
+                note(&mut self.by_index, packet.index, position);
+            }
         }
         let position = self.end();
-        if let Some(place) = self.by_index.get_mut(slot(packet.index)) {
-            *place = position + 1;
-        }
+        note(&mut self.by_index, packet.index, position);
         let newer = self.newest.is_none_or(|newest| packet.index > newest);
         if newer {
             self.newest = Some(packet.index);
@@ -114,7 +115,7 @@ impl Log {
 
     /// The packet with an index.
     pub(crate) fn find(&self, index: u64) -> Option<&Packet> {
-        let position = self.by_index.get(slot(index))?.checked_sub(1)?;
+        let position = self.by_index.get(slot(&self.by_index, index))?.checked_sub(1)?;
         let at = usize::try_from(position.checked_sub(self.start)?).ok()?;
         self.packets.get(at).filter(|packet| packet.index == index)
     }
@@ -130,9 +131,17 @@ impl Log {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "below the size of the index")]
-fn slot(index: u64) -> usize {
-    (index % INDEX as u64) as usize
+/// Notes where the packet with an index is.
+fn note(places: &mut [u64], index: u64, position: u64) {
+    let at = slot(places, index);
+    if let Some(place) = places.get_mut(at) {
+        *place = position + 1;
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "below the number of places")]
+fn slot(places: &[u64], index: u64) -> usize {
+    (index % (places.len() as u64).max(1)) as usize
 }
 
 #[cfg(test)]
@@ -161,7 +170,7 @@ mod tests {
         }
         assert_eq!((log.end(), log.from(0).count(), log.bytes()), (4, 4, 400));
         assert_eq!(log.from(0).map(|p| p.index).collect::<Vec<_>>(), [10, 12, 11, 14], "in order of arrival");
-        assert!(log.find(11).is_some() && log.find(13).is_none() && log.find(10 + INDEX as u64).is_none());
+        assert!(log.find(11).is_some() && log.find(13).is_none() && log.find(10 + PACKETS_MAX as u64).is_none());
         assert!(!log.push(packet(11, now, false)), "a repetition");
         assert_eq!((log.keyframe(), log.newest().unwrap().index), (Some(0), 14));
     }

@@ -15,7 +15,9 @@ mod session;
 mod socket;
 mod state;
 mod stats;
+mod steer;
 mod stream;
+mod tcp;
 mod track;
 
 #[cfg(test)]
@@ -27,6 +29,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::spawn_local;
 use tokio::time::{sleep, sleep_until};
@@ -41,8 +44,9 @@ use bridges::Wishes;
 pub(crate) use candidates::Asked;
 use dtls::Identity;
 pub(crate) use open::{NotClosed, Refused, Request};
-use socket::{Buffers, Socket};
+use socket::{Buffers, Socket, Sockets};
 use state::State;
+use tcp::Connections;
 
 /// Batches that are read before others on this thread have their turn.
 const BATCHES: usize = 8;
@@ -59,7 +63,8 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// See the module.
 pub(crate) struct Rtc {
     state: RefCell<State>,
-    sockets: Vec<Socket>,
+    sockets: Sockets,
+    listeners: RefCell<Vec<TcpListener>>,
     relay: Rc<Relay>,
     config: RefCell<Rc<Config>>,
     /// This host's addresses.
@@ -73,12 +78,13 @@ pub(crate) struct Rtc {
 }
 
 impl Rtc {
-    /// Takes over the UDP sockets of this worker.
+    /// Takes over the UDP sockets of this worker, and listeners for ICE over TCP.
     ///
     /// # Errors
     /// The sockets or the certificate failed.
     pub(crate) fn new(
         sockets: Vec<std::net::UdpSocket>,
+        listeners: Vec<TcpListener>,
         relay: Rc<Relay>,
         config: Rc<Config>,
     ) -> anyhow::Result<Rc<Self>> {
@@ -86,7 +92,8 @@ impl Rtc {
         let sockets = sockets.into_iter().enumerate().map(|(n, socket)| Socket::new(n, socket));
         let this = Rc::new(Self {
             state: RefCell::new(State::new(Identity::new()?, config.rtc.stun_timeout)),
-            sockets: sockets.collect::<Result<_, _>>()?,
+            sockets: Sockets { udp: sockets.collect::<Result<_, _>>()?, tcp: Connections::default() },
+            listeners: RefCell::new(listeners),
             relay,
             config: RefCell::new(config),
             own: candidates::own(&addresses),
@@ -103,8 +110,11 @@ impl Rtc {
 
     /// Serves all sessions, for as long as the worker lives.
     pub(crate) async fn run(self: Rc<Self>) {
-        for number in 0..self.sockets.len() {
+        for number in 0..self.sockets.udp.len() {
             spawn_local(self.clone().receive(number));
+        }
+        for listener in self.listeners.take() {
+            spawn_local(self.clone().accept(listener));
         }
         self.relay.local().listen();
         loop {
@@ -127,7 +137,7 @@ impl Rtc {
 
     /// Serves one socket.
     async fn receive(self: Rc<Self>, number: usize) {
-        let Some(socket) = self.sockets.get(number) else { return };
+        let Some(socket) = self.sockets.udp.get(number) else { return };
         let mut buffers = Buffers::new();
         loop {
             let read = match socket.readable().await {
@@ -152,6 +162,32 @@ impl Rtc {
             state.flush(now, &self.sockets);
         }
         Ok(())
+    }
+
+    /// Serves a listener for ICE over TCP.
+    async fn accept(self: Rc<Self>, listener: TcpListener) {
+        loop {
+            let (stream, peer) = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    warn!(%error, "rtc: accepting failed; trying on");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let this = self.clone();
+            spawn_local(async move {
+                let each = |path, packet: &mut [u8]| {
+                    let now = Instant::now();
+                    let mut state = this.state.borrow_mut();
+                    state.datagram(now, path, packet, &this.sockets);
+                    state.flush(now, &this.sockets);
+                    drop(state);
+                    this.settle();
+                };
+                this.sockets.tcp.serve(stream, peer, each, |path| this.state.borrow().knows(path)).await;
+            });
+        }
     }
 
     /// Does what the sessions want of the rest of the process.
@@ -239,7 +275,12 @@ impl Rtc {
     pub(crate) fn candidates(&self, asked: &Asked<'_>) -> Vec<Candidate> {
         let config = self.config.borrow();
         let configured = candidates::configured(&config.rtc.candidate, |name| std::env::var(name).ok());
-        candidates::candidates(&config.rtc, &configured, self.port, &self.own, asked)
+        let mut found = candidates::candidates(&config.rtc, &configured, self.port, &self.own, asked);
+        if config.rtc.tcp {
+            let connections: Vec<_> = found.iter().map(|udp| Candidate { tcp: true, ..udp.clone() }).collect();
+            found.extend(connections);
+        }
+        found
     }
 
     /// What a stream's vhost bridges.

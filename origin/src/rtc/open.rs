@@ -111,7 +111,7 @@ impl Rtc {
             Answer::play(&offer, &local, sources, &has)?
         };
         let role = if request.publish {
-            Role::Publisher(Publisher::new(sources.audio, answer.tracks.iter().filter_map(incoming).collect(), now))
+            Role::Publisher(Publisher::new(sources.audio, answer.tracks.iter().flat_map(incoming).collect(), now))
         } else {
             let lanes: Result<Vec<Lane>, Refused> = answer.tracks.iter().map(|track| lane(track, sources)).collect();
             Role::Player(Player::new(lanes?, ufrag.clone(), now))
@@ -228,26 +228,38 @@ fn fingerprint(offered: &sdp::Fingerprint) -> Fingerprint {
     Fingerprint { algorithm, digest: offered.digest.clone() }
 }
 
-fn incoming(track: &Track) -> Option<Incoming> {
-    let codec = track.codecs.first()?;
-    let source = track.ssrcs.first();
-    Some(Incoming {
-        codec: codec.codec,
-        payload_type: codec.payload_type,
-        rtx: codec.rtx,
-        mid: track.mid.clone(),
-        ssrc: source.map(|(ssrc, _)| *ssrc),
-        rtx_ssrc: source.and_then(|(_, rtx)| *rtx),
-        nack: track.feedback("nack"),
-        pli: track.feedback("nack pli"),
-        fir: track.feedback("ccm fir"),
-        ids: Ids {
-            mid: track.extension(Extension::Mid),
-            twcc: track.extension(Extension::TransportCc),
-            audio_level: track.extension(Extension::AudioLevel),
-            orientation: track.extension(Extension::Orientation),
-        },
-    })
+/// What comes of a medium: one source, or one for each size of a picture.
+fn incoming(track: &Track) -> Vec<Incoming> {
+    let Some(codec) = track.codecs.first() else { return Vec::new() };
+    let one = |layer, rid: Option<String>| {
+        // Sources of sizes are known by their packets only.
+        let source = track.ssrcs.first().filter(|_| rid.is_none());
+        Incoming {
+            codec: codec.codec,
+            payload_type: codec.payload_type,
+            rtx: codec.rtx,
+            mid: track.mid.clone(),
+            layer,
+            rid,
+            ssrc: source.map(|(ssrc, _)| *ssrc),
+            rtx_ssrc: source.and_then(|(_, rtx)| *rtx),
+            nack: track.feedback("nack"),
+            pli: track.feedback("nack pli"),
+            fir: track.feedback("ccm fir"),
+            ids: Ids {
+                mid: track.extension(Extension::Mid),
+                rid: track.extension(Extension::StreamId),
+                repaired_rid: track.extension(Extension::RepairedStreamId),
+                twcc: track.extension(Extension::TransportCc),
+                audio_level: track.extension(Extension::AudioLevel),
+                orientation: track.extension(Extension::Orientation),
+            },
+        }
+    };
+    if track.media == Media::Audio || track.rids.is_empty() {
+        return vec![one(0, None)];
+    }
+    track.rids.iter().enumerate().map(|(layer, rid)| one(layer, Some(rid.clone()))).collect()
 }
 
 fn lane(track: &Track, sources: Sources) -> Result<Lane, Refused> {
@@ -263,6 +275,7 @@ fn lane(track: &Track, sources: Sources) -> Result<Lane, Refused> {
     let ids = LaneIds {
         audio_level: track.extension(Extension::AudioLevel),
         orientation: track.extension(Extension::Orientation),
+        twcc: track.extension(Extension::TransportCc),
     };
     Ok(Lane::new(track.media, ssrcs, formats.collect(), ids, [number()?, number()?, number()?]))
 }

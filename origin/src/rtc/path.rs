@@ -24,11 +24,11 @@ impl Paths {
     /// A verified check came over a path; `chosen`: the peer nominates it (RFC 8445 7.3.1.5).
     pub(crate) fn verified(&mut self, path: Path, chosen: bool) -> Change {
         let mut change = Change::default();
-        match self.known.iter_mut().find(|known| known.peer == path.peer) {
+        match self.known.iter_mut().find(|known| known.peer() == path.peer()) {
             Some(known) => *known = path,
             None => {
                 if self.known.len() == PATHS_MAX {
-                    let oldest = self.known.iter().position(|known| Some(known.peer) != self.selected.map(|s| s.peer));
+                    let oldest = self.known.iter().position(|known| Some(known.peer()) != self.selected.map(Path::peer));
                     change.forgotten = oldest.map(|at| self.known.remove(at));
                 }
                 self.known.push(path);
@@ -37,7 +37,7 @@ impl Paths {
         }
         // Until it has chosen, what works is used.
         if (chosen || self.selected.is_none()) && self.selected != Some(path) {
-            change.selected = self.selected.is_none_or(|selected| selected.peer != path.peer);
+            change.selected = self.selected.is_none_or(|selected| selected.peer() != path.peer());
             self.selected = Some(path);
         }
         change

@@ -48,24 +48,14 @@ impl Player {
         }
     }
 
-    /// Adds what the tracks have for it. True: it waits for a key frame.
-    pub(crate) fn fill(
-        &mut self,
-        tracks: &[Option<Track>],
-        now: Instant,
-        protect: &Protect,
-        batch: &mut Batch,
-    ) -> bool {
-        let mut waits = false;
+    /// Adds what the tracks have for it.
+    pub(crate) fn fill(&mut self, tracks: &[Option<Track>], now: Instant, protect: &Protect, batch: &mut Batch) {
         for lane in &mut self.lanes {
-            if let Some(track) = tracks.iter().flatten().find(|track| track.media() == lane.media) {
-                waits |= lane.fill(track, now, protect, batch);
-            }
+            lane.fill(tracks, now, protect, batch);
         }
-        waits
     }
 
-    /// RTCP of the player. Repairs go to `batch`; true: it asks for a key frame.
+    /// RTCP of the player. Repairs go to `batch`; tracks note that a key frame is asked for.
     pub(crate) fn feedback(
         &mut self,
         feedback: Feedback<'_>,
@@ -73,13 +63,10 @@ impl Player {
         now: Instant,
         protect: &Protect,
         batch: &mut Batch,
-    ) -> bool {
+    ) {
         match feedback {
             Feedback::Nack { media, lost, .. } => {
-                let Some(lane) = self.lanes.iter_mut().find(|lane| lane.ssrc == media) else { return false };
-                let Some(track) = tracks.iter().flatten().find(|track| track.media() == lane.media) else {
-                    return false;
-                };
+                let Some(lane) = self.lanes.iter_mut().find(|lane| lane.ssrc == media) else { return };
                 let since = now.saturating_duration_since(self.tokens_at).as_secs_f64();
                 self.tokens = (self.tokens + since * REPAIRS_A_SECOND).min(REPAIRS_BURST);
                 self.tokens_at = now;
@@ -90,32 +77,34 @@ impl Player {
                         continue;
                     }
                     self.tokens -= 1.0;
-                    lane.repair(sequence, track, protect, batch);
+                    lane.repair(sequence, tracks, now, protect, batch);
                 }
-                false
             }
-            Feedback::Pli { media, .. } => self.wants_keyframe(media),
+            Feedback::Pli { media, .. } => self.wants_keyframe(media, tracks),
             // A request that is told again is heard again; the source is not asked more often for that.
-            Feedback::Fir { requests, .. } => {
-                requests.fold(false, |wants, (media, _)| wants | self.wants_keyframe(media))
-            }
+            Feedback::Fir { requests, .. } => requests.for_each(|(media, _)| self.wants_keyframe(media, tracks)),
             Feedback::ReceiverReport { blocks, .. } | Feedback::SenderReport { blocks, .. } => {
                 for block in blocks {
                     let Some(lane) = self.lanes.iter_mut().find(|lane| lane.ssrc == block.ssrc) else { continue };
-                    let track = tracks.iter().flatten().find(|track| track.media() == lane.media);
-                    let ntp = track.and_then(|track| lane.report(track, now)).map_or(0, |(ntp, _)| ntp);
+                    let ntp = lane.report(tracks, now).map_or(0, |(ntp, _)| ntp);
                     lane.sender.block(ntp, &block);
                 }
-                false
             }
-            _ => false,
+            // Only the picture's packets are numbered.
+            Feedback::TransportCc(arrivals) => {
+                self.lanes.iter_mut().any(|lane| lane.arrivals(now, arrivals));
+            }
+            _ => {}
         }
     }
 
-    fn wants_keyframe(&mut self, media: u32) -> bool {
-        let mine = self.lanes.iter().any(|lane| lane.ssrc == media);
-        self.quality.plis += u64::from(mine);
-        mine
+    fn wants_keyframe(&mut self, media: u32, tracks: &[Option<Track>]) {
+        if let Some(lane) = self.lanes.iter().find(|lane| lane.ssrc == media) {
+            self.quality.plis += 1;
+            if let Some(track) = lane.track(tracks) {
+                track.want_keyframe();
+            }
+        }
     }
 
     /// When [`Player::reports`] has something.
@@ -131,8 +120,7 @@ impl Player {
         self.report_at = now + REPORT_EVERY;
         let mut compound = Vec::new();
         for lane in &self.lanes {
-            let track = tracks.iter().flatten().find(|track| track.media() == lane.media);
-            if let Some((ntp, rtp)) = track.and_then(|track| lane.report(track, now)) {
+            if let Some((ntp, rtp)) = lane.report(tracks, now) {
                 rtcp::sender_report(&mut compound, lane.ssrc, &lane.sender.info(ntp, rtp), &[]);
                 rtcp::cname(&mut compound, lane.ssrc, &self.cname);
             }

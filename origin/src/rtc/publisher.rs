@@ -26,6 +26,9 @@ pub(crate) struct Incoming {
     pub(crate) payload_type: u8,
     pub(crate) rtx: Option<u8>,
     pub(crate) mid: String,
+    /// Which of a picture's sizes (RFC 8853), and how its packets say so (RFC 8852).
+    pub(crate) layer: usize,
+    pub(crate) rid: Option<String>,
     /// Sources that the offer names: of the medium, and of its repair stream.
     pub(crate) ssrc: Option<u32>,
     pub(crate) rtx_ssrc: Option<u32>,
@@ -39,6 +42,8 @@ pub(crate) struct Incoming {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ids {
     pub(crate) mid: Option<u8>,
+    pub(crate) rid: Option<u8>,
+    pub(crate) repaired_rid: Option<u8>,
     pub(crate) twcc: Option<u8>,
     pub(crate) audio_level: Option<u8>,
     pub(crate) orientation: Option<u8>,
@@ -78,9 +83,12 @@ pub(crate) struct Publisher {
     pub(crate) quality: Quality,
 }
 
-/// A packet that was taken: of which medium, and what it is.
+/// A packet that was taken: of which medium and size, and what it is.
 pub(crate) struct Taken {
     pub(crate) media: Media,
+    pub(crate) layer: usize,
+    /// The first of another source that takes the place: what came before has nothing to do with it.
+    pub(crate) fresh: bool,
     pub(crate) packet: Packet,
 }
 
@@ -106,9 +114,9 @@ impl Publisher {
         }
     }
 
-    /// The tracks that it sends.
-    pub(crate) fn codecs(&self) -> impl Iterator<Item = Codec> {
-        self.upstreams.iter().map(|up| up.of.codec)
+    /// The tracks that it sends, with their places among the sizes of a picture.
+    pub(crate) fn tracks(&self) -> impl Iterator<Item = (Codec, usize)> {
+        self.upstreams.iter().map(|up| (up.of.codec, up.of.layer))
     }
 
     /// A decrypted packet with its counted-on sequence number.
@@ -138,6 +146,7 @@ impl Publisher {
             recorder.packet(now, u16::from_be_bytes(*number));
             self.feedback_at.get_or_insert(now + FEEDBACK_EVERY);
         }
+        let mut fresh = false;
         let (index, payload, repaired) = match up.of.rtx {
             Some(rtx) if rtx == header.payload_type => {
                 up.of.rtx_ssrc = Some(header.ssrc);
@@ -150,6 +159,7 @@ impl Publisher {
             _ => {
                 if up.ssrc != Some(header.ssrc) {
                     // A source that changed counts anew.
+                    fresh = up.newest.is_some();
                     up.ssrc = Some(header.ssrc);
                     up.newest = None;
                     up.nack = Generator::new();
@@ -178,33 +188,39 @@ impl Publisher {
             orientation: one(up.of.ids.orientation),
             payload: Bytes::copy_from_slice(payload),
         };
-        Ok(Some(Taken { media: up.of.codec.media(), packet }))
+        Ok(Some(Taken { media: up.of.codec.media(), layer: up.of.layer, fresh, packet }))
     }
 
     /// Which medium a packet belongs to: by its source, else by what it says of itself (RFC 8843 9.2).
     fn upstream(&self, header: &Header, extensions: weir_wire::rtp::Extensions<'_>) -> Option<usize> {
         let has = |up: &Upstream| up.of.payload_type == header.payload_type || up.of.rtx == Some(header.payload_type);
         let of_source = |up: &Upstream| up.ssrc == Some(header.ssrc) || up.of.rtx_ssrc == Some(header.ssrc);
-        let named = |up: &Upstream| {
-            up.of.ids.mid.and_then(|id| extensions.get(id)).is_some_and(|mid| mid == up.of.mid.as_bytes())
+        let says = |id: Option<u8>, what: &str| id.and_then(|id| extensions.get(id)) == Some(what.as_bytes());
+        let sized = |up: &Upstream| {
+            let ids = up.of.ids;
+            up.of.rid.as_ref().is_some_and(|rid| says(ids.rid, rid) || says(ids.repaired_rid, rid))
         };
+        let named = |up: &Upstream| up.of.rid.is_none() && says(up.of.ids.mid, &up.of.mid);
         let find = |fits: &dyn Fn(&Upstream) -> bool| self.upstreams.iter().position(|up| has(up) && fits(up));
-        find(&of_source).or_else(|| find(&named)).or_else(|| find(&|_| true))
+        let any = |up: &Upstream| up.of.rid.is_none();
+        find(&of_source).or_else(|| find(&sized)).or_else(|| find(&named)).or_else(|| find(&any))
     }
 
-    /// RTCP of the publisher: its clock. Returns of which medium it is, the time and the timestamp.
+    /// RTCP of the publisher: its clock. Returns the track's generation, the time and the timestamp.
     pub(crate) fn feedback(
         &mut self,
         feedback: Feedback<'_>,
         tracks: &mut [Option<Track>],
         now: Instant,
-    ) -> Option<(Media, u64, u32)> {
+    ) -> Option<(u64, u64, u32)> {
         let Feedback::SenderReport { ssrc, info, .. } = feedback else { return None };
         let up = self.upstreams.iter_mut().find(|up| up.ssrc == Some(ssrc))?;
         up.receiver.sender_report(now, info);
-        let track = tracks.iter_mut().flatten().find(|track| track.codec == up.of.codec)?;
+        let of = &up.of;
+        let mut tracks = tracks.iter_mut().flatten();
+        let track = tracks.find(|track| track.codec == of.codec && track.layer == of.layer)?;
         track.reference = Some(Reference { ntp: info.ntp, timestamp: info.rtp, at: now });
-        Some((track.media(), info.ntp, info.rtp))
+        Some((track.generation, info.ntp, info.rtp))
     }
 
     /// When [`Publisher::reports`] has something.
@@ -258,9 +274,10 @@ impl Publisher {
         compound
     }
 
-    /// Asks for a key frame.
-    pub(crate) fn ask(&mut self) -> Option<Vec<u8>> {
-        let up = self.upstreams.iter_mut().find(|up| up.of.codec.media() == Media::Video)?;
+    /// Asks for a key frame of the picture in one of its sizes.
+    pub(crate) fn ask(&mut self, layer: usize) -> Option<Vec<u8>> {
+        let mut ups = self.upstreams.iter_mut();
+        let up = ups.find(|up| up.of.codec.media() == Media::Video && up.of.layer == layer)?;
         let source = up.ssrc?;
         let mut packet = Vec::new();
         if up.of.pli || !up.of.fir {

@@ -1,4 +1,5 @@
-//! The UDP socket: batches in, frames out in one call each where the kernel cuts them up (UDP_SEGMENT).
+//! UDP sockets: batches in, frames out in one call each where the kernel cuts them up (UDP_SEGMENT). And which way a
+//! datagram goes.
 
 use std::cell::Cell;
 use std::io::{self, IoSliceMut};
@@ -9,6 +10,9 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tracing::warn;
+
+use super::state::Wire;
+use super::tcp::Connections;
 
 /// Bytes asked for in each direction. A burst of all publishers' key frames must fit while the worker is in a round.
 pub(crate) const BUFFER: usize = 8 * 1024 * 1024;
@@ -27,6 +31,49 @@ pub(crate) struct Path {
     pub(crate) socket: usize,
     pub(crate) peer: SocketAddr,
     pub(crate) local: Option<IpAddr>,
+}
+
+/// By what a peer is told from others: one may have the same port of both protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Peer {
+    address: SocketAddr,
+    tcp: bool,
+}
+
+impl Path {
+    pub(crate) fn peer(self) -> Peer {
+        Peer { address: self.peer, tcp: self.is_tcp() }
+    }
+}
+
+/// All the ways out.
+pub(crate) struct Sockets {
+    pub(crate) udp: Vec<Socket>,
+    pub(crate) tcp: Connections,
+}
+
+impl Wire for Sockets {
+    fn send(&self, path: Path, datagram: &[u8]) {
+        if path.is_tcp() {
+            self.tcp.send(path, datagram);
+        } else if let Some(socket) = self.udp.get(path.socket) {
+            socket.send(path, datagram);
+        }
+    }
+
+    fn send_all(&self, path: Path, mut bytes: &[u8], lengths: &[usize]) {
+        if !path.is_tcp() {
+            if let Some(socket) = self.udp.get(path.socket) {
+                socket.send_all(path, bytes, lengths);
+            }
+            return;
+        }
+        for length in lengths {
+            let Some((datagram, rest)) = bytes.split_at_checked(*length) else { return };
+            self.tcp.send(path, datagram);
+            bytes = rest;
+        }
+    }
 }
 
 /// What the socket did.
@@ -60,7 +107,12 @@ impl Socket {
         // It reports twice what it gave.
         let (receive, send) = (options.recv_buffer_size()? / 2, options.send_buffer_size()? / 2);
         if receive < BUFFER || send < BUFFER {
-            warn!(receive, send, wanted = BUFFER, "UDP buffers are small: raise net.core.rmem_max and wmem_max");
+            warn!(
+                receive,
+                send,
+                wanted = BUFFER,
+                "UDP buffers are small: raise net.core.rmem_max and net.core.wmem_max (deploy/sysctl/99-weir.conf)"
+            );
         }
         let state = UdpSocketState::new((&socket).into())?;
         socket.set_nonblocking(true)?;

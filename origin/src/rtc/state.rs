@@ -1,7 +1,6 @@
 //! All sessions and streams of this origin. Datagrams, time and the hub's words in; datagrams and words to the hub out.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
@@ -9,14 +8,14 @@ use slab::Slab;
 use tracing::{debug, info, warn};
 use weir_media::{FrameId, StreamName};
 use weir_wire::relay::{Record, Refusal};
-use weir_wire::rtp::{Header, Media, rtcp};
+use weir_wire::rtp::{Header, rtcp};
 use weir_wire::stun::{Check, is_stun};
 
 use super::bridges::{Publication, Wanted, Wishes};
 use super::dtls::{Dtls, Event, Identity};
 use super::lane::Batch;
 use super::session::{Keys, Role, Session};
-use super::socket::{Path, Socket};
+use super::socket::{Path, Peer};
 use super::stats::Totals;
 use super::stream::{Source, Stream};
 use super::track::Track;
@@ -35,20 +34,6 @@ pub(crate) trait Wire {
     fn send(&self, path: Path, datagram: &[u8]);
     /// Sends datagrams that lie one behind the other.
     fn send_all(&self, path: Path, bytes: &[u8], lengths: &[usize]);
-}
-
-impl Wire for Vec<Socket> {
-    fn send(&self, path: Path, datagram: &[u8]) {
-        if let Some(socket) = self.get(path.socket) {
-            socket.send(path, datagram);
-        }
-    }
-
-    fn send_all(&self, path: Path, bytes: &[u8], lengths: &[usize]) {
-        if let Some(socket) = self.get(path.socket) {
-            socket.send_all(path, bytes, lengths);
-        }
-    }
 }
 
 /// The hub's answer to a claim: the first frame's name and time, or why not.
@@ -74,7 +59,7 @@ pub(crate) struct State {
     pub(super) streams: Slab<Stream>,
     names: FxHashMap<StreamName, usize>,
     by_ufrag: FxHashMap<Box<[u8]>, usize>,
-    by_address: FxHashMap<SocketAddr, usize>,
+    by_address: FxHashMap<Peer, usize>,
     timers: BTreeSet<(Instant, usize)>,
     dirty: Vec<usize>,
     pub(super) to_hub: VecDeque<Record>,
@@ -149,6 +134,11 @@ impl State {
         self.streams.get(*self.names.get(name)?)
     }
 
+    /// Whether a path leads to a session.
+    pub(super) fn knows(&self, path: Path) -> bool {
+        self.by_address.contains_key(&path.peer())
+    }
+
     /// Whether the name of a session is free.
     pub(super) fn is_free(&self, ufrag: &str) -> bool {
         !self.by_ufrag.contains_key(ufrag.as_bytes())
@@ -209,7 +199,7 @@ impl State {
             return Some(at);
         }
         // Who has a session could else take another's address by pretending to send from there.
-        let other = self.by_address.get(&path.peer).copied().filter(|other| *other != at);
+        let other = self.by_address.get(&path.peer()).copied().filter(|other| *other != at);
         if let Some(other) = other.and_then(|other| self.sessions.get(other))
             && now.saturating_duration_since(other.heard) < ADDRESS_KEPT
         {
@@ -220,12 +210,12 @@ impl State {
         session.heard = now;
         let change = session.paths.verified(path, check.use_candidate);
         if change.added {
-            self.by_address.insert(path.peer, at);
+            self.by_address.insert(path.peer(), at);
         }
         if let Some(forgotten) = change.forgotten
-            && self.by_address.get(&forgotten.peer) == Some(&at)
+            && self.by_address.get(&forgotten.peer()) == Some(&at)
         {
-            self.by_address.remove(&forgotten.peer);
+            self.by_address.remove(&forgotten.peer());
         }
         if change.selected {
             debug!(session = session.ufrag, peer = %path.peer, "rtc: the peer is reached here");
@@ -236,7 +226,7 @@ impl State {
 
     /// DTLS of a peer whose address was verified; of any other it is a stranger's.
     fn dtls(&mut self, now: Instant, path: Path, packet: &[u8], wire: &dyn Wire) -> Option<usize> {
-        let at = *self.by_address.get(&path.peer)?;
+        let at = *self.by_address.get(&path.peer())?;
         let session = self.sessions.get_mut(at)?;
         let dtls = session.dtls.get_or_insert_with(Dtls::server);
         let result = dtls.handle(&self.identity, now, packet);
@@ -285,7 +275,7 @@ impl State {
         let stream = session.stream;
         let Some(of) = self.streams.get_mut(stream) else { return };
         match session.role {
-            Role::Publisher(_) => of.tracks.iter_mut().flatten().for_each(Track::want_keyframe),
+            Role::Publisher(_) => of.want_keyframe(),
             Role::Player(_) => of.players.push(at),
         }
         self.touch(stream);
@@ -293,7 +283,7 @@ impl State {
 
     /// RTP or RTCP.
     fn media(&mut self, now: Instant, path: Path, packet: &mut [u8], wire: &dyn Wire) -> Option<usize> {
-        let at = *self.by_address.get(&path.peer)?;
+        let at = *self.by_address.get(&path.peer())?;
         let session = self.sessions.get_mut(at)?;
         let keys = session.keys.as_mut()?;
         // Packet types 192 to 223 are RTCP's (RFC 5761 4).
@@ -318,11 +308,18 @@ impl State {
         let taken = publisher.rtp(now, &header, index, packet.get(..length)?).ok()??;
         let stream = session.stream;
         let of = self.streams.get_mut(stream)?;
+        if taken.fresh {
+            let codec = of.track(taken.media, taken.layer)?.codec;
+            of.set_track(Track::new(self.next_generation, codec, taken.layer));
+            self.next_generation += 1;
+        }
         let bridged = of.outward.is_some().then(|| taken.packet.clone());
-        if of.track(taken.media)?.push(taken.packet) {
+        let track = of.track(taken.media, taken.layer)?;
+        let generation = track.generation;
+        if track.push(taken.packet) {
             self.touch(stream);
             if let Some(packet) = bridged {
-                self.outward(now, stream, taken.media, &packet);
+                self.outward(now, stream, generation, &packet);
             }
         }
         Some(at)
@@ -333,18 +330,17 @@ impl State {
         let Some(stream) = self.streams.get_mut(session.stream) else { return };
         let (Some(path), Some(keys)) = (session.paths.selected(), &session.keys) else { return };
         self.batch.clear();
-        let mut wants_keyframe = false;
         let mut gone = false;
         for packet in rtcp::parse(compound) {
             gone |= matches!(packet, rtcp::Packet::Bye { .. });
             match &mut session.role {
                 Role::Publisher(publisher) => {
-                    if let Some((media, ntp, timestamp)) = publisher.feedback(packet, &mut stream.tracks, now) {
-                        stream.outward_report(media, ntp, timestamp);
+                    if let Some((generation, ntp, timestamp)) = publisher.feedback(packet, &mut stream.tracks, now) {
+                        stream.outward_report(generation, ntp, timestamp);
                     }
                 }
                 Role::Player(player) => {
-                    wants_keyframe |= player.feedback(packet, &stream.tracks, now, &keys.protect, &mut self.batch);
+                    player.feedback(packet, &stream.tracks, now, &keys.protect, &mut self.batch);
                 }
             }
         }
@@ -352,35 +348,24 @@ impl State {
             wire.send_all(path, &self.batch.bytes, &self.batch.lengths);
         }
         let stream = session.stream;
-        if wants_keyframe {
-            self.want_keyframe(now, stream, wire);
-        }
+        self.ask(now, stream, wire);
         if gone {
             self.close(now, at, "the peer said goodbye", wire);
         }
     }
 
-    /// Somebody needs a key frame of a stream.
-    pub(super) fn want_keyframe(&mut self, now: Instant, stream: usize, wire: &dyn Wire) {
-        let Some(of) = self.streams.get_mut(stream) else { return };
-        if let Some(track) = of.track(Media::Video) {
-            track.want_keyframe();
-        }
-        self.ask(now, stream, wire);
-    }
-
-    /// Asks the source for a key frame if somebody wants one and it was not asked just now.
-    fn ask(&mut self, now: Instant, stream: usize, wire: &dyn Wire) {
+    /// Asks the source for the key frames that somebody wants and that it was not asked for just now.
+    pub(super) fn ask(&mut self, now: Instant, stream: usize, wire: &dyn Wire) {
         let Some(of) = self.streams.get_mut(stream) else { return };
         let Source::Session(at) = of.source else { return };
-        if of.track(Media::Video).is_none_or(|track| !track.ask(now)) {
-            return;
-        }
         let Some(session) = self.sessions.get_mut(at) else { return };
-        if let Role::Publisher(publisher) = &mut session.role
-            && let Some(packet) = publisher.ask()
-        {
-            send_rtcp(session, packet, wire);
+        for track in of.tracks.iter_mut().flatten() {
+            if track.ask(now)
+                && let Role::Publisher(publisher) = &mut session.role
+                && let Some(packet) = publisher.ask(track.layer)
+            {
+                send_rtcp(session, packet, wire);
+            }
         }
     }
 
@@ -397,19 +382,15 @@ impl State {
         while let Some(at) = self.dirty.pop() {
             let Some(stream) = self.streams.get_mut(at) else { continue };
             stream.dirty = false;
-            let mut waits = false;
             for player in &stream.players {
                 let Some(session) = self.sessions.get_mut(*player) else { continue };
                 let (Some(path), Some(keys)) = (session.paths.selected(), &session.keys) else { continue };
                 let Role::Player(player) = &mut session.role else { continue };
                 self.batch.clear();
-                waits |= player.fill(&stream.tracks, now, &keys.protect, &mut self.batch);
+                player.fill(&stream.tracks, now, &keys.protect, &mut self.batch);
                 if !self.batch.lengths.is_empty() {
                     wire.send_all(path, &self.batch.bytes, &self.batch.lengths);
                 }
-            }
-            if waits && let Some(track) = stream.track(Media::Video) {
-                track.want_keyframe();
             }
             self.ask(now, at, wire);
         }
@@ -455,8 +436,8 @@ impl State {
             Role::Player(player) => player.reports(&stream.tracks, now).into_iter().collect(),
             Role::Publisher(publisher) => {
                 let (packets, lost) = publisher.reports(now);
-                if lost && let Some(track) = stream.track(Media::Video) {
-                    track.want_keyframe();
+                if lost {
+                    stream.want_keyframe();
                 }
                 packets
             }
@@ -520,8 +501,8 @@ impl State {
         }
         self.ended.push_back((now, session.id(), std::mem::take(&mut session.token)));
         for path in session.paths.known() {
-            if self.by_address.get(&path.peer) == Some(&at) {
-                self.by_address.remove(&path.peer);
+            if self.by_address.get(&path.peer()) == Some(&at) {
+                self.by_address.remove(&path.peer());
             }
         }
         self.leave(at, session.stream, matches!(session.role, Role::Player(_)));
@@ -620,8 +601,8 @@ impl State {
             self.by_channel.insert(channel, stream);
         }
         if let Role::Publisher(publisher) = &session.role {
-            for codec in publisher.codecs() {
-                of.set_track(Track::new(self.next_generation, codec));
+            for (codec, layer) in publisher.tracks() {
+                of.set_track(Track::new(self.next_generation, codec, layer));
                 self.next_generation += 1;
             }
         }

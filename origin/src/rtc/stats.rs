@@ -82,8 +82,10 @@ impl Rtc {
         let state = self.state.borrow();
         let (totals, now) = state.totals();
         let counts = state.counts;
-        let sockets = self.sockets.iter().map(|socket| socket.counts());
-        let (mut packets, mut bytes, mut dropped) = ((0, 0), (0, 0), 0);
+        let sockets = self.sockets.udp.iter().map(|socket| socket.counts());
+        let tcp = self.sockets.tcp.counts();
+        let (mut packets, mut bytes) = ((tcp.received, tcp.sent), (tcp.bytes_in, tcp.bytes_out));
+        let mut dropped = tcp.dropped;
         for socket in sockets {
             packets = (packets.0 + socket.received, packets.1 + socket.sent);
             bytes = (bytes.0 + socket.bytes_in, bytes.1 + socket.bytes_out);

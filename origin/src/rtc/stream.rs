@@ -1,5 +1,7 @@
 //! A stream as its sessions see it: the tracks of its source, and who is sent them.
 
+use std::time::Instant;
+
 use weir_media::StreamName;
 use weir_wire::rtp::{Codec, Media};
 
@@ -22,7 +24,7 @@ pub(crate) enum Source {
 pub(crate) struct Stream {
     pub(crate) name: StreamName,
     pub(crate) source: Source,
-    /// Sound and picture.
+    /// Sound, then the picture in all its sizes.
     pub(crate) tracks: Vec<Option<Track>>,
     pub(crate) players: Vec<usize>,
     /// Sessions that play it, connected or not.
@@ -42,7 +44,7 @@ impl Stream {
         Self {
             name,
             source: Source::None,
-            tracks: vec![None, None],
+            tracks: Vec::new(),
             players: Vec::new(),
             waiting: 0,
             wishes: None,
@@ -54,34 +56,53 @@ impl Stream {
         }
     }
 
-    /// The track of a medium.
-    pub(crate) fn track(&mut self, media: Media) -> Option<&mut Track> {
-        self.tracks.iter_mut().flatten().find(|track| track.media() == media)
+    /// A track of the source.
+    pub(crate) fn track(&mut self, media: Media, layer: usize) -> Option<&mut Track> {
+        self.tracks.get_mut(place(media, layer)).and_then(Option::as_mut)
     }
 
-    /// Puts a track in its medium's place.
+    /// Puts a track in its place.
     pub(crate) fn set_track(&mut self, track: Track) {
-        let at = match track.media() {
-            Media::Audio => 0,
-            Media::Video => 1,
-        };
+        let at = place(track.media(), track.layer);
+        if self.tracks.len() <= at {
+            self.tracks.resize_with(at + 1, || None);
+        }
         if let Some(place) = self.tracks.get_mut(at) {
             *place = Some(track);
         }
     }
 
+    /// The picture in the best of the sizes that come.
+    pub(crate) fn best_picture(&self, now: Instant) -> Option<&Track> {
+        let pictures = self.tracks.iter().flatten().filter(|track| track.media() == Media::Video);
+        pictures.max_by_key(|track| if track.rate(now) > 0 { track.usual() + 1 } else { 0 })
+    }
+
+    /// Somebody needs a key frame, whatever the size.
+    pub(crate) fn want_keyframe(&self) {
+        self.tracks.iter().flatten().for_each(Track::want_keyframe);
+    }
+
     /// Forgets the source's packets.
     pub(crate) fn clear_tracks(&mut self) {
-        self.tracks.fill_with(|| None);
+        self.tracks.clear();
     }
 
     /// What its source sends.
     pub(crate) fn codecs(&self) -> Vec<Codec> {
-        self.tracks.iter().flatten().map(|track| track.codec).collect()
+        self.tracks.iter().flatten().filter(|track| track.layer == 0).map(|track| track.codec).collect()
     }
 
     /// Whether nobody needs it.
     pub(crate) fn is_unused(&self) -> bool {
         !matches!(self.source, Source::Session(_)) && self.waiting == 0
+    }
+}
+
+/// Where a track stands among a stream's.
+fn place(media: Media, layer: usize) -> usize {
+    match media {
+        Media::Audio => 0,
+        Media::Video => 1 + layer,
     }
 }

@@ -21,8 +21,8 @@ const FIRST_FD: RawFd = 3;
 /// A socket and what it is for.
 ///
 /// Edge slots have `rtmp.N`, `http.N` and `api.N`, N being the index of the address in the configured list;
-/// origin slots have `relay.unix` and `control.unix`, and where configured `relay.quic.N` and `rtc.udp.N` (UDP)
-/// and `control.tcp.N`. All are bound, listening and non-blocking.
+/// origin slots have `relay.unix` and `control.unix`, and where configured `relay.quic.N` and `rtc.udp.N` (UDP),
+/// `rtc.tcp.N` and `control.tcp.N`. All are bound, listening and non-blocking.
 #[derive(Debug)]
 pub struct NamedSocket {
     /// The name.

@@ -237,6 +237,12 @@ impl Slots {
             let socket = patiently(&name, address, PREDECESSOR, || udp(address))?;
             self.listeners.push(Listener { name: format!("origin-{index}.{name}"), address: address.to_string() });
             self.push(slot, name, socket);
+            if config.rtc.tcp {
+                let name = format!("rtc.tcp.{n}");
+                let socket = patiently(&name, address, PREDECESSOR, || listening(address))?;
+                self.listeners.push(Listener { name: format!("origin-{index}.{name}"), address: address.to_string() });
+                self.push(slot, name, socket);
+            }
         }
         for (n, address) in config.cluster.control.listen.of_worker(worker).into_iter().enumerate() {
             let name = format!("control.tcp.{n}");

@@ -14,6 +14,8 @@ const DATAGRAM: usize = 2048;
 const CLIENTS_MAX: usize = 64;
 /// Datagrams on their way; more are lost, as in any router.
 const QUEUE_MAX: usize = 10_000;
+/// The queue in front of a narrow way; what does not fit is lost.
+const QUEUE: Duration = Duration::from_millis(500);
 /// The longest sleep.
 const REST: Duration = Duration::from_millis(1);
 
@@ -30,6 +32,8 @@ pub struct Badness {
     pub jitter: Duration,
     /// Datagrams that come twice, of a thousand.
     pub doubled: u64,
+    /// Bits a second that it carries, with a queue of [`QUEUE`] in front; 0: all that comes.
+    pub rate: u64,
 }
 
 /// The proxy; gone with its value.
@@ -63,6 +67,7 @@ impl Lossy {
             front,
             clients: HashMap::new(),
             way: BinaryHeap::new(),
+            free: [Instant::now(); 2],
             next: 0,
             random: seed | 1,
             shared: shared.clone(),
@@ -138,6 +143,8 @@ struct Network {
     /// A socket towards the server for each client, so that the server tells them apart too.
     clients: HashMap<SocketAddr, UdpSocket>,
     way: BinaryHeap<Travelling>,
+    /// When a narrow way is free again, towards clients and towards the server.
+    free: [Instant; 2],
     next: u64,
     random: u64,
     shared: Arc<Shared>,
@@ -191,11 +198,22 @@ impl Network {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        let now = Instant::now();
+        let mut through = now;
+        if badness.rate > 0 {
+            let free = &mut self.free[usize::from(to_server)];
+            if *free > now + QUEUE {
+                self.shared.lost.fetch_add(1, Ordering::Relaxed);
+                return;
+            }
+            *free = (*free).max(now) + Duration::from_micros(bytes.len() as u64 * 8_000_000 / badness.rate);
+            through = *free;
+        }
         let copies = 1 + u64::from(self.chance(badness.doubled));
         for _ in 0..copies {
             let late = if self.chance(badness.reordered) { badness.jitter } else { Duration::ZERO };
             let share = u32::try_from(self.draw() % 1000).unwrap();
-            let due = Instant::now() + badness.delay + late * share / 1000;
+            let due = through + badness.delay + late * share / 1000;
             self.next += 1;
             self.way.push(Travelling { due, number: self.next, client, to_server, bytes: bytes.clone() });
         }

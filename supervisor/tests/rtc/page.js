@@ -113,7 +113,7 @@ function through(answer, candidate) {
 }
 
 // RFC 9725 4.2: the offer is posted, the answer comes with the resource that ends the session.
-async function exchange(pc, {url, candidate}) {
+async function exchange(pc, {url, candidate, tcp}) {
   await pc.setLocalDescription();
   await gathered(pc);
   const offer = pc.localDescription.sdp;
@@ -122,7 +122,8 @@ async function exchange(pc, {url, candidate}) {
   if (answer.status !== 201) throw new Error(`${url} answered ${answer.status}: ${said}\noffer:\n${offer}`);
   const location = answer.headers.get('Location');
   state.resource = location && new URL(location, url).href;
-  const text = candidate ? through(said, candidate) : said;
+  let text = candidate ? through(said, candidate) : said;
+  if (tcp) text = text.replace(/^a=candidate:\S+ \S+ udp .*\r\n/gm, '');
   try {
     await pc.setRemoteDescription({type: 'answer', sdp: text});
   } catch (error) {
@@ -142,7 +143,7 @@ async function loop(wish) {
   await from.setRemoteDescription(to.localDescription);
 }
 
-// `wish`: {kind: 'publish'|'play'|'loop', url, candidate, codec, video, audio, width, height, fps, simulcast}.
+// `wish`: {kind: 'publish'|'play'|'loop', url, candidate, tcp, codec, video, audio, width, height, fps, simulcast}.
 async function start(wish) {
   state.kind = wish.kind;
   state.startedAt = performance.now();

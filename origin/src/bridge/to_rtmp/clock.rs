@@ -75,15 +75,28 @@ impl Clock {
         }
     }
 
+    /// Another source of a kind, with what it reported last.
+    pub(super) fn restart(&mut self, media: Media, report: Option<(u64, u32)>) {
+        let track = self.track(media);
+        (track.offset, track.newest) = (None, report.map(|(_, rtp)| i64::from(rtp)));
+        track.report = report.map(|(ntp, rtp)| (micros(ntp), i64::from(rtp)));
+    }
+
     /// The time of a packet in microseconds, no earlier than the one before of its kind. `now` is its arrival.
     pub(super) fn time(&mut self, now: Instant, media: Media, timestamp: u32) -> i64 {
         let arrival = now.saturating_duration_since(*self.start.get_or_insert(now)).as_micros();
         let arrival = i64::try_from(arrival).unwrap_or(i64::MAX / 2);
+        let lead = match media {
+            Media::Audio => self.video.lead(),
+            Media::Video => self.audio.lead(),
+        };
         let track = self.track(media);
         let ticks = track.extend(timestamp);
         track.newest = Some(ticks);
         let us = track.micros(ticks);
-        let offset = *track.offset.get_or_insert(arrival - us);
+        // By the other's clock where both have reported, else by its arrival.
+        let begin = track.report.zip(lead).map(|((ntp, ticks), lead)| ntp.saturating_add(lead) - track.micros(ticks));
+        let offset = *track.offset.get_or_insert(begin.unwrap_or(arrival - us));
         let mut time = offset.saturating_add(us);
         if (time - arrival).abs() > ASTRAY {
             track.offset = Some(arrival - us);
@@ -96,13 +109,11 @@ impl Clock {
 
     /// What a sender report says: NTP time in units of 2^-32 s, and the timestamp that belongs to it.
     pub(super) fn report(&mut self, media: Media, ntp: u64, rtp: u32) {
-        let fraction = ((ntp & 0xffff_ffff) * 1_000_000) >> 32;
-        let us = i64::try_from((ntp >> 32) * 1_000_000 + fraction).unwrap_or(0);
         let track = self.track(media);
         if track.offset.is_none() {
             return;
         }
-        track.report = Some((us, track.extend(rtp)));
+        track.report = Some((micros(ntp), track.extend(rtp)));
         self.align();
     }
 
@@ -115,6 +126,12 @@ impl Clock {
         let behind = if apart > 0 { &mut self.audio } else { &mut self.video };
         behind.offset = behind.offset.map(|offset| offset.saturating_add(apart.saturating_abs()));
     }
+}
+
+/// NTP time, 32.32 fixed point, in microseconds.
+fn micros(ntp: u64) -> i64 {
+    let fraction = ((ntp & 0xffff_ffff) * 1_000_000) >> 32;
+    i64::try_from((ntp >> 32) * 1_000_000 + fraction).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -160,6 +177,21 @@ mod tests {
         assert_eq!(clock.time(at(start, 100), Media::Video, 59_000), video, "close enough");
         clock.report(Media::Video, ntp(500_000), 50_000);
         assert_eq!(clock.time(at(start, 100), Media::Video, 59_000), video, "another clock");
+    }
+
+    #[test]
+    fn another_source_goes_on_where_its_clock_says() {
+        let start = Instant::now();
+        let mut clock = Clock::new();
+        clock.time(start, Media::Audio, 1000);
+        clock.time(start, Media::Video, 50_000);
+        clock.report(Media::Audio, ntp(9_000), 1000);
+        clock.report(Media::Video, ntp(9_000), 50_000);
+        clock.restart(Media::Video, Some((ntp(9_100), 7)));
+        // It was taken at 9.2 s and arrives late.
+        assert_eq!(clock.time(at(start, 260), Media::Video, 9007), 200_000);
+        clock.restart(Media::Video, None);
+        assert_eq!(clock.time(at(start, 300), Media::Video, 77), 300_000, "nothing but its arrival is known");
     }
 
     #[test]

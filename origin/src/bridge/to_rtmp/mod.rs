@@ -138,8 +138,21 @@ impl ToRtmp {
         self.dropped
     }
 
-    /// A packet that came in. `seq` is its sequence number, extended so that it does not wrap, of one numbering a kind:
-    /// a source that begins again from a lower number needs a new value of this. `timestamp` is as sent. What came by
+    /// Another source takes the place of the one before: its numbers and timestamps have nothing to do with that one's.
+    /// `clock` is what it reported last, if it did: NTP time in units of 2^-32 s, and the timestamp that belongs to it.
+    pub(crate) fn restart(&mut self, media: Media, clock: Option<(u64, u32)>) {
+        self.clock.restart(media, clock);
+        match media {
+            Media::Audio => self.audio = Jitter::new(AUDIO_WAIT, HELD_MAX),
+            Media::Video => {
+                self.video = Jitter::new(self.options.wait, HELD_MAX);
+                self.give_up();
+            }
+        }
+    }
+
+    /// A packet that came in. `seq` is its sequence number, extended so that it does not wrap, of one numbering a kind
+    /// until [`ToRtmp::restart`]. `timestamp` is as sent. What came by
     /// retransmission is given as the packet that was lost.
     pub(crate) fn packet(
         &mut self,

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod peer;
+mod simulcast;
 
 use std::time::{Duration, Instant};
 

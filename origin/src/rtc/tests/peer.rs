@@ -67,6 +67,10 @@ pub(super) struct World {
 
 const WISHES: Wishes = Wishes { to_rtc: None, to_rtmp: None, opus: 48_000, aac: 48_000 };
 
+/// Identifiers of header extensions: the name of a size, and the number of a packet on its path.
+const RID: u8 = 4;
+pub(super) const TWCC: u8 = 5;
+
 pub(super) const PASSWORD: &str = "the password of the session";
 
 impl World {
@@ -95,6 +99,8 @@ impl World {
             payload_type,
             rtx,
             mid: "0".to_owned(),
+            layer: 0,
+            rid: None,
             ssrc: Some(ssrc),
             rtx_ssrc: None,
             nack: true,
@@ -109,18 +115,50 @@ impl World {
         Client::new(number, &self.identity, 11, 12)
     }
 
+    /// A publisher of a picture in three sizes with these names, without sound.
+    pub(super) fn publisher_in_sizes(&mut self, stream: &str, sizes: [u8; 3]) -> Client {
+        let (number, stream) = self.number(stream);
+        let incoming = sizes.iter().enumerate().map(|(layer, rid)| Incoming {
+            codec: Codec::H264,
+            payload_type: 106,
+            rtx: Some(107),
+            mid: "0".to_owned(),
+            layer,
+            rid: Some(char::from(*rid).to_string()),
+            ssrc: None,
+            rtx_ssrc: None,
+            nack: true,
+            pli: true,
+            fir: false,
+            ids: Ids { rid: Some(RID), ..Ids::default() },
+        });
+        let role = Role::Publisher(Publisher::new(1, incoming.collect(), self.now));
+        let at = self.session(number, stream, role);
+        self.state.publish(stream, at, None, WISHES);
+        Client::new(number, &self.identity, 11, 12)
+    }
+
     pub(super) fn player(&mut self, stream: &str) -> Client {
         self.player_with(stream, Some(102))
     }
 
+    /// A player that says when packets arrive.
+    pub(super) fn player_that_tells(&mut self, stream: &str) -> Client {
+        self.player_of(stream, Some(102), LaneIds { twcc: Some(TWCC), ..LaneIds::default() })
+    }
+
     pub(super) fn player_with(&mut self, stream: &str, rtx: Option<u8>) -> Client {
+        self.player_of(stream, rtx, LaneIds::default())
+    }
+
+    fn player_of(&mut self, stream: &str, rtx: Option<u8>, ids: LaneIds) -> Client {
         let (number, stream) = self.number(stream);
         let format = |codec, payload_type, rtx| vec![Format { codec, payload_type, rtx }];
         let (audio, video) = (1000 + u32::from(number), 2000 + u32::from(number));
         let random = [u32::from(number) * 7919, 5, 7];
         let lanes = vec![
             Lane::new(Media::Audio, (audio, 0), format(Codec::Opus, 111, None), LaneIds::default(), random),
-            Lane::new(Media::Video, (video, video + 500), format(Codec::H264, 101, rtx), LaneIds::default(), random),
+            Lane::new(Media::Video, (video, video + 500), format(Codec::H264, 101, rtx), ids, random),
         ];
         let role = Role::Player(Player::new(lanes, "weir".to_owned(), self.now));
         self.session(number, stream, role);
@@ -278,6 +316,23 @@ impl Client {
         world.datagram(self.address, &sealed);
     }
 
+    /// A packet of a picture in one of its sizes: its number, timestamp and source.
+    pub(super) fn sized(
+        &mut self,
+        world: &mut World,
+        rid: u8,
+        (index, timestamp, ssrc): (u64, u32, u32),
+        marker: bool,
+        payload: &[u8],
+    ) {
+        let mut header = Self::header(106, FIRST + index, timestamp, ssrc, marker);
+        header[0] |= 0x10;
+        header.extend([0xbe, 0xde, 0, 1, RID << 4, rid, 0, 0]);
+        let mut sealed = Vec::new();
+        self.keys.as_ref().unwrap().0.rtp(FIRST + index, &header, payload, &mut sealed).unwrap();
+        world.datagram(self.address, &sealed);
+    }
+
     pub(super) fn skip_video(&mut self) {
         self.video += 1;
     }
@@ -352,6 +407,26 @@ impl Got {
 
     pub(super) fn payload_of(&self, payload_type: u8) -> Option<Vec<u8>> {
         self.of(payload_type).map(|header| self.bytes[header.payload..].to_vec())
+    }
+
+    /// Number, timestamp and third byte of a picture's packet.
+    pub(super) fn picture(&self, payload_type: u8) -> Option<(u16, u32, u8)> {
+        self.of(payload_type).map(|header| (header.sequence, header.timestamp, self.bytes[header.payload + 2]))
+    }
+
+    /// The number that its path is measured by.
+    pub(super) fn number(&self, id: u8) -> Option<u16> {
+        let data = self.header.as_ref()?.extensions(&self.bytes).get(id)?;
+        Some(u16::from_be_bytes(data.try_into().unwrap()))
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether it asks for a key frame of a source.
+    pub(super) fn asks(&self, source: u32) -> bool {
+        self.feedback().any(|packet| matches!(packet, Feedback::Pli { media, .. } if media == source))
     }
 
     fn feedback(&self) -> impl Iterator<Item = Feedback<'_>> {

@@ -7,13 +7,14 @@ use serde_json::Value;
 use super::Config;
 
 /// Keys that hold from start to stop, by their beginnings, and why.
-const FIXED: [(&str, &str); 10] = [
+const FIXED: [(&str, &str); 11] = [
     ("log.file", "the log is opened at start"),
     ("log.format", "the log is opened at start"),
     ("node.", "workers and other hosts know this one by it"),
     ("edge.rtmp.chunk_size", "players were told it, and share what is encoded by it"),
     ("origin.workers", "it decides where streams live"),
     ("rtc.listen", "sessions are bound to it"),
+    ("rtc.tcp", "its listeners are made at start"),
     ("cluster.directory", "it decides where streams live"),
     ("cluster.origins", "it decides where streams live"),
     ("cluster.", "links to other hosts are made by it"),

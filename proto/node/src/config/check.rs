@@ -301,6 +301,9 @@ impl Check<'_> {
         self.bind(&mut tcp, &["cluster", "control", "listen"], &cluster.control.listen, origins);
         self.bind(&mut udp, &["cluster", "relay", "listen"], &cluster.relay.listen, origins);
         self.bind(&mut udp, &["rtc", "listen"], &config.rtc.listen, origins);
+        if config.rtc.tcp {
+            self.bind(&mut tcp, &["rtc", "listen"], &config.rtc.listen, origins);
+        }
     }
 
     /// Adds a listener of `count` consecutive ports to those of its protocol, unless it meets one of them.

@@ -12,6 +12,8 @@ use super::value::{Listen, scalar};
 pub struct Rtc {
     /// UDP addresses; origin worker i takes port + i ([`Listen::of_worker`]).
     pub listen: Listen,
+    /// Also TCP connections to the same ports (RFC 6544), for clients whose networks let no UDP pass.
+    pub tcp: bool,
     /// Addresses or names that clients are told, parted by commas; `*` for all of this host, `$NAME` for what a variable
     /// of the environment says.
     pub candidate: String,
@@ -37,6 +39,7 @@ impl Default for Rtc {
     fn default() -> Self {
         Self {
             listen: Listen::port(8000),
+            tcp: false,
             candidate: "$CANDIDATE".to_owned(),
             api_as_candidates: true,
             resolve_api_domain: true,

@@ -127,8 +127,13 @@ impl Answer {
                     codecs.push(offered.clone());
                 }
             }
-            let passed_on =
-                |(_, extension): &(u8, Extension)| matches!(extension, Extension::AudioLevel | Extension::Orientation);
+            // Arrival times are asked for only of what is repaired apart: a repetition cannot carry another number.
+            let repaired = codecs.iter().all(|codec| codec.rtx.is_some());
+            let passed_on = |(_, extension): &(u8, Extension)| match extension {
+                Extension::AudioLevel | Extension::Orientation => true,
+                Extension::TransportCc => repaired,
+                _ => false,
+            };
             let extensions = media.extensions.iter().filter(|e| passed_on(e)).copied().collect();
             (!codecs.is_empty()).then_some((codecs, extensions, Vec::new()))
         })
@@ -243,8 +248,7 @@ fn write_section(
         let channels = if kind == Codec::Opus { "/2" } else { "" };
         line(format_args!("a=rtpmap:{pt} {}/{}{channels}", kind.name(), kind.clock()));
         for feedback in codec.feedback.iter().filter(|kind| FEEDBACK.contains(&kind.as_str())) {
-            // What this end sends is not paced by estimates yet known to it.
-            if sources.is_none() || feedback != "transport-cc" {
+            if sources.is_none() || feedback != "transport-cc" || track.extension(Extension::TransportCc).is_some() {
                 line(format_args!("a=rtcp-fb:{pt} {feedback}"));
             }
         }

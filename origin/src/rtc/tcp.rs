@@ -1,0 +1,195 @@
+//! ICE over TCP (RFC 6544) for peers whose network lets no UDP pass: what would be a datagram comes behind its length
+//! (RFC 4571). A connection is the way to one session; it carries nothing until a check over it was verified.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::socket::Path;
+
+/// Connections are numbered behind the sockets ([`Path::socket`]).
+const FIRST: usize = 1 << 16;
+
+/// The longest frame that is read. DTLS and RTP of any client fit Ethernet's 1500.
+const FRAME_MAX: usize = 4096;
+
+/// What waits for a slow peer; more is lost, as a full queue on the way loses it.
+const WAITING_MAX: usize = 256 * 1024;
+
+/// Connections without a session are few and short: they could be anybody's.
+const STRANGERS_MAX: usize = 512;
+const STRANGER_FOR: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether the session is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// What all connections did.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) received: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) sent: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) dropped: u64,
+}
+
+/// All connections of a worker.
+#[derive(Default)]
+pub(crate) struct Connections {
+    all: RefCell<Slab<Rc<Connection>>>,
+    strangers: Cell<usize>,
+    counts: Cell<Counts>,
+}
+
+struct Connection {
+    stream: TcpStream,
+    peer: SocketAddr,
+    waiting: RefCell<VecDeque<u8>>,
+    /// Something waits.
+    wake: Notify,
+}
+
+impl Path {
+    /// Whether it is a connection.
+    pub(crate) fn is_tcp(self) -> bool {
+        self.socket >= FIRST
+    }
+}
+
+impl Connections {
+    /// What all connections did so far.
+    pub(crate) fn counts(&self) -> Counts {
+        self.counts.get()
+    }
+
+    /// Sends one datagram; one that there is no room for is lost.
+    pub(crate) fn send(&self, path: Path, datagram: &[u8]) {
+        let connection = self.all.borrow().get(path.socket.wrapping_sub(FIRST)).cloned();
+        // Its number may be another connection's by now.
+        let connection = connection.filter(|connection| connection.peer == path.peer);
+        let sent = connection.is_some_and(|connection| connection.send(datagram));
+        self.add(|counts| {
+            counts.sent += u64::from(sent);
+            counts.dropped += u64::from(!sent);
+            counts.bytes_out += if sent { datagram.len() as u64 } else { 0 };
+        });
+    }
+
+    /// Serves a connection to its end. `each` takes a datagram, `knows` tells whether a path leads to a session.
+    pub(crate) async fn serve(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        mut each: impl FnMut(Path, &mut [u8]),
+        knows: impl Fn(Path) -> bool,
+    ) {
+        if self.strangers.get() >= STRANGERS_MAX {
+            return;
+        }
+        // Frames are small, and each counts.
+        stream.set_nodelay(true).ok();
+        let connection =
+            Rc::new(Connection { stream, peer, waiting: RefCell::default(), wake: Notify::new() });
+        let at = self.all.borrow_mut().insert(connection.clone());
+        let path = Path { socket: FIRST + at, peer, local: None };
+        self.strangers.set(self.strangers.get() + 1);
+        let mut stranger = true;
+        let mut came = Vec::with_capacity(FRAME_MAX);
+        let mut look_at = Instant::now() + STRANGER_FOR;
+        loop {
+            let turn = async {
+                tokio::select! {
+                    read = connection.read(&mut came) => read,
+                    () = connection.flush() => false,
+                }
+            };
+            match timeout_at(look_at, turn).await {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(_) if knows(path) => look_at = Instant::now() + LOOK_EVERY,
+                Err(_) => break,
+            }
+            let mut whole = true;
+            while let Some(length) = came.first_chunk().map(|length| usize::from(u16::from_be_bytes(*length))) {
+                whole = length <= FRAME_MAX;
+                let Some(frame) = came.get_mut(2..2 + length).filter(|_| whole) else { break };
+                self.add(|counts| {
+                    counts.received += 1;
+                    counts.bytes_in += length as u64;
+                });
+                each(path, frame);
+                came.drain(..2 + length);
+            }
+            if !whole {
+                break;
+            }
+            if stranger && knows(path) {
+                stranger = false;
+                self.strangers.set(self.strangers.get() - 1);
+            }
+        }
+        if stranger {
+            self.strangers.set(self.strangers.get() - 1);
+        }
+        self.all.borrow_mut().try_remove(at);
+    }
+
+    fn add(&self, change: impl FnOnce(&mut Counts)) {
+        let mut counts = self.counts.get();
+        change(&mut counts);
+        self.counts.set(counts);
+    }
+}
+
+impl Connection {
+    fn send(&self, datagram: &[u8]) -> bool {
+        let Ok(length) = u16::try_from(datagram.len()) else { return false };
+        let mut waiting = self.waiting.borrow_mut();
+        if waiting.len() + datagram.len() > WAITING_MAX {
+            return false;
+        }
+        let idle = waiting.is_empty();
+        waiting.extend(length.to_be_bytes());
+        waiting.extend(datagram);
+        if idle {
+            self.wake.notify_one();
+        }
+        true
+    }
+
+    /// Adds what came; true: no more will.
+    async fn read(&self, came: &mut Vec<u8>) -> bool {
+        if self.stream.readable().await.is_err() {
+            return true;
+        }
+        match self.stream.try_read_buf(came) {
+            Ok(read) => read == 0,
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+
+    /// Writes what waits. A connection that breaks is noticed by reading.
+    async fn flush(&self) {
+        if self.waiting.borrow().is_empty() {
+            self.wake.notified().await;
+        }
+        if self.stream.ready(Interest::WRITABLE).await.is_err() {
+            return std::future::pending().await;
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if let Ok(written) = self.stream.try_write(waiting.as_slices().0) {
+            waiting.drain(..written);
+        }
+        if waiting.is_empty() {
+            waiting.shrink_to(FRAME_MAX);
+        }
+    }
+}

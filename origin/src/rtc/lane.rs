@@ -360,8 +360,8 @@ impl Lane {
         let level = self.ids.audio_level.zip(packet.audio_level);
         let orientation = self.ids.orientation.zip(packet.orientation);
         let number = self.ids.twcc.zip(number);
-        let bytes = 2 * (usize::from(level.is_some()) + usize::from(orientation.is_some()))
-            + 3 * usize::from(number.is_some());
+        let bytes =
+            2 * (usize::from(level.is_some()) + usize::from(orientation.is_some())) + 3 * usize::from(number.is_some());
         put(&[0x80 | u8::from(bytes > 0) << 4, u8::from(packet.marker) << 7 | payload_type]);
         #[expect(clippy::cast_possible_truncation, reason = "the sequence number on the wire")]
         put(&(index as u16).to_be_bytes());

@@ -28,7 +28,8 @@ impl Paths {
             Some(known) => *known = path,
             None => {
                 if self.known.len() == PATHS_MAX {
-                    let oldest = self.known.iter().position(|known| Some(known.peer()) != self.selected.map(Path::peer));
+                    let oldest =
+                        self.known.iter().position(|known| Some(known.peer()) != self.selected.map(Path::peer));
                     change.forgotten = oldest.map(|at| self.known.remove(at));
                 }
                 self.known.push(path);

@@ -96,8 +96,7 @@ impl Connections {
         }
         // Frames are small, and each counts.
         stream.set_nodelay(true).ok();
-        let connection =
-            Rc::new(Connection { stream, peer, waiting: RefCell::default(), wake: Notify::new() });
+        let connection = Rc::new(Connection { stream, peer, waiting: RefCell::default(), wake: Notify::new() });
         let at = self.all.borrow_mut().insert(connection.clone());
         let path = Path { socket: FIRST + at, peer, local: None };
         self.strangers.set(self.strangers.get() + 1);

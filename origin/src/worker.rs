@@ -118,6 +118,9 @@ async fn serve(mut shell: Shell, relay: &Relay, rtc: Option<&Rc<Rtc>>) -> anyhow
                 shell.link.report(report(relay, rtc));
                 let overloaded = shell.link.overload().verdict().state == State::Refuse;
                 relay.hub().borrow_mut().set_overloaded(overloaded);
+                if let Some(rtc) = rtc {
+                    rtc.set_overloaded(overloaded);
+                }
                 let unused = relay.hub().borrow().stream_count() == 0;
                 if drained_by.is_some_and(|by| unused || by <= Instant::now()) {
                     return Ok(());

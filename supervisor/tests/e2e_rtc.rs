@@ -1,4 +1,4 @@
-//! WebRTC with clients that are not ours: Chromium, aiortc and ffmpeg's WHIP muxer publish and play, over a good network
+//! WebRTC with clients that are not ours: Chromium, aiortc, werift and ffmpeg's WHIP muxer publish and play, over a good network
 //! and over a bad one.
 
 mod common;
@@ -64,9 +64,15 @@ fn ffmpeg_publishes_by_whip() {
     let scratch = tempfile::tempdir().unwrap();
     let mut publisher = rtc::ffmpeg_publishes(&whip(host.api, "enc", ""), scratch.path());
     let mut browser = Client::chromium_plays(&whep(host.api, "enc", ""), scratch.path());
+    let mut werift = Client::werift_plays(&whep(host.api, "enc", ""), scratch.path());
     // Its sound is a steady tone, and its picture moves.
     assert_watchable(&browser.wait_frames(0, 100), FREEZE);
+    werift.wait(0, "sound and picture, from a key frame on", |line| {
+        let count = |field: &str| line[field].as_u64().unwrap_or(0);
+        (count("audio") > 100 && count("video") > 100 && count("keyframes") > 2).then_some(())
+    });
     publisher.assert_running();
+    assert_left(&werift.leave(), 1);
     assert_left(&browser.leave(), 1);
 }
 

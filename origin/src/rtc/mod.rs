@@ -67,6 +67,7 @@ pub(crate) struct Rtc {
     listeners: RefCell<Vec<TcpListener>>,
     relay: Rc<Relay>,
     config: RefCell<Rc<Config>>,
+    overloaded: Cell<bool>,
     /// This host's addresses.
     own: Vec<IpAddr>,
     port: u16,
@@ -96,6 +97,7 @@ impl Rtc {
             listeners: RefCell::new(listeners),
             relay,
             config: RefCell::new(config),
+            overloaded: Cell::new(false),
             own: candidates::own(&addresses),
             port: addresses.first().map_or(0, std::net::SocketAddr::port),
             pool: RefCell::default(),
@@ -302,6 +304,11 @@ impl Rtc {
     pub(crate) fn leave(self: &Rc<Self>) {
         self.state.borrow_mut().close_all(Instant::now(), "the origin goes", &self.sockets);
         self.tell_hub();
+    }
+
+    /// While it is, there are no new sessions, so that those that are there do not suffer.
+    pub(crate) fn set_overloaded(&self, overloaded: bool) {
+        self.overloaded.set(overloaded);
     }
 
     /// Takes over a changed configuration.

@@ -84,6 +84,9 @@ impl Rtc {
         let offer = Offer::parse(&request.offer)?;
         let limit = self.config.borrow().rtc.sessions as usize;
         let state = self.state.borrow();
+        if self.overloaded.get() {
+            return Err(Refused::Full("this origin is overloaded, try again later".to_owned()));
+        }
         if state.sessions.len() >= limit {
             return Err(Refused::Full("this origin has as many sessions as it may".to_owned()));
         }

@@ -1,4 +1,4 @@
-//! WebRTC clients that are not ours: Chromium, aiortc and ffmpeg's WHIP muxer; see `tests/rtc/`.
+//! WebRTC clients that are not ours: Chromium, aiortc, werift and ffmpeg's WHIP muxer; see `tests/rtc/`.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
@@ -91,6 +91,13 @@ impl Client {
         let mut command = Command::new("python3");
         command.arg(rigs().join("player.py")).arg(url).env("PYTHONPATH", tools().join("aiortc"));
         Self { process: Ffmpeg::spawn(command, format!("aiortc player of {url}"), scratch) }
+    }
+
+    /// werift as a player; it counts packets and decodes nothing.
+    pub fn werift_plays(url: &str, scratch: &Path) -> Self {
+        let mut command = Command::new("node");
+        command.arg(rigs().join("werift.mjs")).arg(url).env("WERIFT", tools().join("werift"));
+        Self { process: Ffmpeg::spawn(command, format!("werift player of {url}"), scratch) }
     }
 
     /// Every line so far; one that is half written is not counted.

@@ -97,8 +97,13 @@ fn a_player_may_be_sent_whatever_both_know() {
     let none = Answer::play(&offer, &local(), SOURCES, &[]).unwrap();
     assert_eq!(none.tracks[1].codecs[0].codec, Codec::H264);
     assert!(answer.sdp.contains("a=ssrc-group:FID 2 3\r\n") && answer.sdp.contains("a=sendonly\r\n"));
-    assert!(answer.sdp.contains("a=extmap:13 urn:3gpp:video-orientation\r\n") && !answer.sdp.contains("transport"));
+    assert!(answer.sdp.contains("a=extmap:13 urn:3gpp:video-orientation\r\n"));
+    // Of the picture's packets alone, and only where each codec has a repair stream.
+    assert_eq!([0, 1].map(|at| answer.tracks[at].extension(Extension::TransportCc)), [None, Some(3)]);
     reads(&answer.sdp);
+    let offer = Offer::parse(&CHROME.replace("a=fmtp:114 apt=109\r\n", "")).unwrap();
+    let answer = Answer::play(&offer, &local(), SOURCES, &[]).unwrap();
+    assert!(!answer.sdp.contains("transport") && answer.tracks[1].codecs[0].rtx.is_none());
 }
 
 #[test]

@@ -142,6 +142,7 @@ impl Rtc {
             keys: None,
             role,
             opened: now,
+            proven: false,
             heard: now,
             forged: 0,
             armed: None,

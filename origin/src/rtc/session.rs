@@ -55,6 +55,8 @@ pub(crate) struct Session {
     pub(crate) keys: Option<Keys>,
     pub(crate) role: Role,
     pub(crate) opened: Instant,
+    /// Media or its feedback came: the peer has the keys.
+    pub(crate) proven: bool,
     /// The last packet that was proven to be the peer's.
     pub(crate) heard: Instant,
     /// Packets that were not.

@@ -293,7 +293,7 @@ impl State {
                 self.counts.forged += 1;
                 return None;
             };
-            session.heard = now;
+            (session.heard, session.proven) = (now, true);
             self.feedback(now, at, packet.get(..length)?, wire);
             return Some(at);
         }
@@ -303,7 +303,7 @@ impl State {
             self.counts.forged += 1;
             return None;
         };
-        session.heard = now;
+        (session.heard, session.proven) = (now, true);
         let Role::Publisher(publisher) = &mut session.role else { return Some(at) };
         let taken = publisher.rtp(now, &header, index, packet.get(..length)?).ok()??;
         let stream = session.stream;
@@ -425,6 +425,9 @@ impl State {
         }
         if let Some(dtls) = &mut session.dtls {
             dtls.timeout(now);
+            if session.proven {
+                dtls.settle();
+            }
         }
         self.send_dtls(at, wire);
         let Some(session) = self.sessions.get_mut(at) else { return };
@@ -483,7 +486,7 @@ impl State {
             send_rtcp(&mut session, bye, wire);
         }
         if let (Some(path), Some(dtls)) = (session.paths.selected(), &mut session.dtls) {
-            dtls.close(now);
+            dtls.close(&self.identity, now);
             while let Some(datagram) = dtls.poll() {
                 wire.send(path, &datagram);
             }

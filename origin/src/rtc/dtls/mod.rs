@@ -22,6 +22,7 @@ use rtc::dtls::config::{ClientAuthType, ConfigBuilder, HandshakeConfig};
 use rtc::dtls::crypto::Certificate;
 use rtc::dtls::endpoint::{Endpoint, EndpointEvent};
 use rtc::dtls::extension::extension_use_srtp::SrtpProtectionProfile;
+use rtc::dtls::state::State;
 use rtc::shared::TransportProtocol;
 use weir_wire::srtp::{self, Profile};
 
@@ -47,6 +48,9 @@ const REPEATS_MAX: u32 = 60;
 /// CertificateVerify (RFC 6347 4.2.4); and records behind them that wait for these.
 const CLIENT_MESSAGES: u16 = 5;
 const HELD_MAX: usize = 8;
+
+/// Content type of an alert.
+const ALERT: u8 = 21;
 
 /// The endpoint's own timer is never asked.
 const NEVER: Duration = Duration::from_secs(3600);
@@ -79,6 +83,7 @@ pub(crate) struct Identity {
     gcm: Arc<HandshakeConfig>,
     cm: Arc<HandshakeConfig>,
     client: Arc<HandshakeConfig>,
+    provider: Arc<dyn RTCCryptoProvider>,
 }
 
 impl Identity {
@@ -106,6 +111,7 @@ impl Identity {
             gcm: config(&[gcm], false)?,
             cm: config(&[cm], false)?,
             client: config(&[gcm, cm], true)?,
+            provider,
         })
     }
 
@@ -126,6 +132,8 @@ pub(crate) enum Event {
 /// One peer's connection.
 pub(crate) struct Dtls {
     endpoint: Endpoint,
+    /// What the endpoint was when it was put away.
+    settled: Option<Box<[u8]>>,
     client: bool,
     established: bool,
     joiner: Joiner,
@@ -146,6 +154,7 @@ impl Dtls {
     fn new(client: bool) -> Self {
         Self {
             endpoint: Endpoint::new(LOCAL, TransportProtocol::UDP, None),
+            settled: None,
             client,
             established: false,
             joiner: Joiner::default(),
@@ -202,6 +211,9 @@ impl Dtls {
             if self.taken > HANDSHAKE_MAX {
                 return Err(Failed::TooLong);
             }
+        }
+        if self.settled.is_some() {
+            return self.late(identity, now, packet);
         }
         let fresh = !self.client && self.joiner.is_fresh();
         let brought = self.joiner.add(packet)?;
@@ -276,6 +288,40 @@ impl Dtls {
         Ok(Event::Established { keys, certificate })
     }
 
+    /// A datagram long after the handshake: that the peer goes is all that it can tell.
+    fn late(&mut self, identity: &Identity, now: Instant, packet: &[u8]) -> Result<Vec<Event>, Failed> {
+        if packet.first() != Some(&ALERT) {
+            return Ok(Vec::new());
+        }
+        self.revive(identity, now)?;
+        let read = self.read(now, packet);
+        self.endpoint = Endpoint::new(LOCAL, TransportProtocol::UDP, None);
+        self.flight = Vec::new();
+        read
+    }
+
+    /// Whoever sends media has what was sent to it last. Of the endpoint, which holds 12 KiB of the handshake, only keys and
+    /// numbers are kept.
+    pub(crate) fn settle(&mut self) {
+        let Some(state) = self.endpoint.get_connection_state(PEER) else { return };
+        if let Ok(bytes) = state.marshal_binary() {
+            self.settled = Some(bytes.into());
+            self.endpoint = Endpoint::new(LOCAL, TransportProtocol::UDP, None);
+            self.joiner = Joiner::default();
+            (self.held, self.out, self.flight) = Default::default();
+        }
+    }
+
+    /// The endpoint as it was.
+    fn revive(&mut self, identity: &Identity, now: Instant) -> Result<(), Failed> {
+        if let Some(bytes) = &self.settled {
+            let mut state = State::new(identity.provider.clone(), self.client);
+            state.unmarshal_binary(bytes)?;
+            self.endpoint.connect(now, PEER, identity.client.clone(), Some(state))?;
+        }
+        Ok(())
+    }
+
     /// The next datagram to send.
     pub(crate) fn poll(&mut self) -> Option<BytesMut> {
         self.out.pop_front()
@@ -296,7 +342,8 @@ impl Dtls {
     }
 
     /// Tells the peer that this end goes.
-    pub(crate) fn close(&mut self, now: Instant) {
+    pub(crate) fn close(&mut self, identity: &Identity, now: Instant) {
+        self.revive(identity, now).ok();
         self.endpoint.close(now).ok();
         self.collect(now);
     }

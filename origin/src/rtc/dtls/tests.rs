@@ -98,6 +98,33 @@ fn lost_datagrams_are_sent_again() {
     }
 }
 
+#[test]
+fn what_is_left_of_a_connection_can_still_end_it() {
+    for settled in [[true, true], [true, false], [false, true]] {
+        for server_ends in [true, false] {
+            let mut pair = Pair::new();
+            pair.run(|_| false);
+            let Pair { identity, now, mut client, mut server } = pair;
+            [&mut client, &mut server]
+                .into_iter()
+                .zip(settled)
+                .filter(|(_, done)| *done)
+                .for_each(|(end, _)| end.settle());
+            let (from, to) = if server_ends { (&mut server, &mut client) } else { (&mut client, &mut server) };
+            let forged = [&[21, 0xfe, 0xfd, 0, 1, 0, 0, 0, 0, 0, 9, 0, 26][..], &[7; 26]].concat();
+            for nonsense in [&forged[..], &[21; 5], &[22; 60], &[23, 0xfe, 0xfd], &[]] {
+                let events = to.handle(&identity, now, nonsense).unwrap_or_default();
+                assert!(events.is_empty(), "{nonsense:?}");
+            }
+            while from.poll().is_some() || to.poll().is_some() {}
+            from.close(&identity, now);
+            let last = from.poll().expect("a close_notify");
+            let events = to.handle(&identity, now, &last).unwrap();
+            assert!(matches!(events[..], [Event::Closed]), "{settled:?} {server_ends}");
+        }
+    }
+}
+
 /// A ClientHello as it stands in a datagram, cut into fragments of `size` bytes.
 fn cut(datagram: &[u8], size: usize) -> Vec<Vec<u8>> {
     let body = &datagram[13 + 12..];

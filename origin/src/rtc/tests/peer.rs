@@ -188,6 +188,7 @@ impl World {
             keys: None,
             role,
             opened: self.now,
+            proven: false,
             heard: self.now,
             forged: 0,
             armed: None,

@@ -308,16 +308,17 @@ if want auto; then
     stop_weir
 fi
 
-# rtc PLAYERS: one stream over WebRTC, 600 kbit/s at 30 pictures a second with Opus; floor, weir and Janus.
+# rtc PLAYERS SERVER...: one stream over WebRTC, 600 kbit/s at 30 pictures a second with Opus; floor, weir and Janus.
 rtc() {
     local row=rtc-$1 players=$1 round server
+    shift
     want "$row" || return 0
     say "$row: $players players over WebRTC"
     start_weir auto 1 0
     publish_rtc
-    start_janus
+    [[ " $* " != *" janus "* ]] || start_janus
     for round in $(seq "$rounds"); do
-        for server in $(rotated "$round" floor weir janus); do
+        for server in $(rotated "$round" "$@"); do
             case $server in
             floor) measure "$row" floor floor-rtc --players "$players" --server-cpu 0 --client-cpu 1 ;;
             weir) rtc_play "$row" weir "http://127.0.0.1:$api/rtc/v1/whep/?app=live&stream=r0" "$players" "$weir_pid" ;;
@@ -327,16 +328,33 @@ rtc() {
             sleep 2
         done
     done
-    stop_janus
+    [[ " $* " != *" janus "* ]] || stop_janus
     stop_weir
 }
 
 rtc_play() { # ROW SERVER URL PLAYERS PID
-    measure "$1" "$2" rtc-play "$3" --players "$4" --pids "$5" --cpu 1
+    measure "$1" "$2" rtc-play "$3" --players "$4" --rate 200 --pids "$5" --cpu 1
 }
 
-rtc 100
-rtc 300
+# rtc_publish PUBLISHERS: of whom nobody is played. Each round has a new server, as memory that was taken once stays.
+rtc_publish() {
+    local row=rtc-publish-$1
+    want "$row" || return 0
+    say "$row: $1 publishers over WebRTC"
+    for round in $(seq "$rounds"); do
+        start_weir auto 1 0
+        measure "$row" weir rtc-publish "http://127.0.0.1:$api/rtc/v1/whip/?app=live&stream=p{i}" --publishers "$1" \
+            --pids "$weir_pid" --cpu 1
+        stop_weir
+    done
+}
+
+rtc 100 floor weir janus
+rtc 300 floor weir janus
+# More than Janus can.
+rtc 1000 floor weir
+rtc_publish 200
+rtc_publish 500
 
 if want workers; then
     say "workers: 1000 players on one and on two edge workers, both on CPU 0"
@@ -458,12 +476,12 @@ rtc_line() {
     want "$2" || return 0
     local floor weir janus
     floor=$(least "$2" floor cpu_percent) weir=$(least "$2" weir cpu_percent) janus=$(least "$2" janus cpu_percent)
-    echo "| $1 | $(short "$floor") | $(short "$weir") | $(short "$janus") | $(ratio "$weir" "$floor") | $(ratio "$weir" "$janus") | $(kib "$(most "$2" weir memory_per_connection_bytes)") / $(kib "$(most "$2" janus memory_per_connection_bytes)") | $(short "$(median "$2" weir connect_p50_ms)") / $(short "$(median "$2" janus connect_p50_ms)") | $(short "$(median "$2" weir latency_p99_ms)") / $(short "$(median "$2" janus latency_p99_ms)") | $(most "$2" weir lost) / $(most "$2" janus lost) |"
+    echo "| $1 | $(short "$floor") | $(short "$weir") | $(short "$janus") | $(ratio "$weir" "$floor") | $(ratio "$weir" "$janus") | $(kib "$(most "$2" weir memory_per_connection_bytes)") / $(kib "$(most "$2" janus memory_per_connection_bytes)") | $(short "$(median "$2" weir connect_p50_ms)") / $(short "$(median "$2" janus connect_p50_ms)") | $(short "$(median "$2" weir latency_p99_ms)") / $(short "$(median "$2" janus latency_p99_ms)") | $(most "$2" weir lost) / $(most "$2" janus lost | grep . || echo -) |"
 }
 kib() { awk -v a="${1:-}" 'BEGIN { if (a == "") print "-"; else printf "%.0f", a / 1024 }'; }
 
 rtc_report() {
-    want rtc-100 || want rtc-300 || return 0
+    want rtc-100 || want rtc-300 || want rtc-1000 || return 0
     echo
     echo "## WebRTC"
     echo
@@ -474,7 +492,19 @@ rtc_report() {
     echo "|---|---|---|---|---|---|---|---|---|---|"
     rtc_line "100 players: CPU %" rtc-100
     rtc_line "300 players: CPU %" rtc-300
+    rtc_line "1000 players: CPU %" rtc-1000
     echo
+    local publishers row
+    for publishers in 200 500; do
+        row=rtc-publish-$publishers
+        want "$row" || continue
+        echo "$publishers publishers without players, $(median "$row" weir kbps_median) kbit/s each:" \
+            "CPU $(short "$(least "$row" weir cpu_percent)") %," \
+            "memory $(kib "$(most "$row" weir memory_per_connection_bytes)") KiB each, of which about" \
+            "$(awk -v kbps="$(median "$row" weir kbps_median)" 'BEGIN { printf "%.0f", 2 * kbps * 1000 / 8 / 1024 }') KiB are the" \
+            "packets of the newest group of two seconds."
+        echo
+    done
 }
 
 # groups: what a publisher costs in all workers, without and in its group at its longest, in KiB. The group is two seconds

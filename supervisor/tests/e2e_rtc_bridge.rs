@@ -3,6 +3,7 @@
 mod common;
 mod e2e;
 
+use std::process::Command;
 use std::time::Duration;
 
 use e2e::SOON;
@@ -47,4 +48,41 @@ fn the_browser_is_played_by_rtmp() {
         assert!(count("0,") > 20, "{url}: few pictures:\n{frames}");
         assert!(count("1,") > 150, "{url}: little sound:\n{frames}");
     }
+}
+
+/// Sound is decoded, encoded again and carried by another clock on its way; it stays with its picture.
+#[test]
+fn sound_and_picture_stay_together() {
+    let (host, _) = rtc::start(YAML);
+    let scratch = tempfile::tempdir().unwrap();
+    let mut publisher = rtc::ffmpeg_publishes_beats(&whip(host.api, "beats", ""), scratch.path());
+    for url in [format!("rtmp://{}/live/beats", host.rtmp), format!("http://{}/live/beats.flv", host.http)] {
+        let mut command = Command::new("ffmpeg");
+        command.args(["-nostdin", "-hide_banner", "-v", "info", "-i", &url, "-t", "8"]);
+        command.args([
+            "-vf",
+            "blackdetect=d=0.1:pix_th=0.3",
+            "-af",
+            "silencedetect=noise=-30dB:d=0.2",
+            "-f",
+            "null",
+            "-",
+        ]);
+        let mut player = Ffmpeg::spawn(command, format!("player of {url}"), scratch.path());
+        let status = player.wait(Duration::from_secs(8) + 2 * SOON);
+        let log = player.errors();
+        assert!(status.success(), "{status}: {log}");
+        let times = |name: &str| -> Vec<f64> {
+            let found = log.match_indices(name).map(|(at, _)| log[at + name.len()..].trim_start());
+            found.filter_map(|text| text.split([' ', '\n', '|']).next()?.parse().ok()).collect()
+        };
+        let (white, tone) = (times("black_end:"), times("silence_end:"));
+        assert!(tone.len() >= 5 && white.len() >= 5, "{url}: {log}");
+        // The first may have begun before the player came.
+        for at in &tone[1..tone.len() - 1] {
+            let apart = white.iter().map(|white| at - white).min_by(|a, b| a.abs().total_cmp(&b.abs())).unwrap();
+            assert!(apart.abs() <= 0.080, "{url}: the sound is {apart:.3} s after its picture: {white:?} {tone:?}");
+        }
+    }
+    publisher.assert_running();
 }

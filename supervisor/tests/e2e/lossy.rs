@@ -200,13 +200,13 @@ impl Network {
         }
         let now = Instant::now();
         let mut through = now;
-        if badness.rate > 0 {
+        if let Some(takes) = (bytes.len() as u64 * 8_000_000).checked_div(badness.rate) {
             let free = &mut self.free[usize::from(to_server)];
             if *free > now + QUEUE {
                 self.shared.lost.fetch_add(1, Ordering::Relaxed);
                 return;
             }
-            *free = (*free).max(now) + Duration::from_micros(bytes.len() as u64 * 8_000_000 / badness.rate);
+            *free = (*free).max(now) + Duration::from_micros(takes);
             through = *free;
         }
         let copies = 1 + u64::from(self.chance(badness.doubled));

@@ -180,6 +180,16 @@ pub fn assert_watchable(line: &Value, freeze: Duration) {
 /// The ffmpeg with a WHIP muxer publishes a moving test picture and a tone for as long as it lives: H.264 baseline
 /// with a keyframe a second, and Opus.
 pub fn ffmpeg_publishes(url: &str, scratch: &Path) -> Ffmpeg {
+    ffmpeg_publishes_of(url, "testsrc2=s=640x360:r=25", "sine=f=440:r=48000", scratch)
+}
+
+/// The same of a picture that is white and a tone that sounds for the first fifth of each second.
+pub fn ffmpeg_publishes_beats(url: &str, scratch: &Path) -> Ffmpeg {
+    let picture = "color=black:s=320x180:r=25,drawbox=c=white:t=fill:enable='lt(mod(t,1),0.2)'";
+    ffmpeg_publishes_of(url, picture, "aevalsrc='0.5*sin(880*2*PI*t)*lt(mod(t,1),0.2)':s=48000", scratch)
+}
+
+fn ffmpeg_publishes_of(url: &str, picture: &str, sound: &str, scratch: &Path) -> Ffmpeg {
     let binaries = tools().join("imageio-ffmpeg/imageio_ffmpeg/binaries");
     let entries = std::fs::read_dir(&binaries).unwrap().map(|entry| entry.unwrap().path());
     let program = entries.into_iter().find(|path| {
@@ -187,8 +197,8 @@ pub fn ffmpeg_publishes(url: &str, scratch: &Path) -> Ffmpeg {
         name.starts_with("ffmpeg") && !name.ends_with(".md")
     });
     let mut command = Command::new(program.expect("imageio-ffmpeg without an ffmpeg"));
-    command.args(["-nostdin", "-hide_banner", "-v", "error", "-re", "-f", "lavfi", "-i", "testsrc2=s=640x360:r=25"]);
-    command.args(["-re", "-f", "lavfi", "-i", "sine=f=440:r=48000", "-c:v", "libx264", "-profile:v", "baseline"]);
+    command.args(["-nostdin", "-hide_banner", "-v", "error", "-re", "-f", "lavfi", "-i", picture]);
+    command.args(["-re", "-f", "lavfi", "-i", sound, "-c:v", "libx264", "-profile:v", "baseline"]);
     command.args(["-preset", "ultrafast", "-tune", "zerolatency", "-b:v", "600k", "-g", "25", "-pix_fmt", "yuv420p"]);
     command.args(["-c:a", "libopus", "-ac", "2", "-b:a", "48k", "-t", "300", "-f", "whip", url]);
     Ffmpeg::spawn(command, format!("WHIP publisher to {url}"), scratch)

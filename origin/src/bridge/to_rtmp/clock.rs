@@ -96,7 +96,8 @@ impl Clock {
         let us = track.micros(ticks);
         // By the other's clock where both have reported, else by its arrival.
         let begin = track.report.zip(lead).map(|((ntp, ticks), lead)| ntp.saturating_add(lead) - track.micros(ticks));
-        let offset = *track.offset.get_or_insert(begin.unwrap_or(arrival - us));
+        let begin = begin.unwrap_or(arrival - us);
+        let offset = *track.offset.get_or_insert(begin);
         let mut time = offset.saturating_add(us);
         if (time - arrival).abs() > ASTRAY {
             track.offset = Some(arrival - us);

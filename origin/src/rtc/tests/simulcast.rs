@@ -53,7 +53,7 @@ impl Source {
                 self.sent[size] += 1;
             }
         }
-        if self.frame % 25 == 0 {
+        if self.frame.is_multiple_of(25) {
             let ntp = 0xe000_0000_0000_0000 + (u64::from(self.frame) << 32) / 25;
             for size in 0..3 {
                 let info = rtcp::SenderInfo { ntp, rtp: self.timestamp(size), packets: 0, octets: 0 };

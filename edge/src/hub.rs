@@ -9,6 +9,7 @@ use tokio::task::spawn_local;
 use weir_media::{GopLimits, StreamName};
 use weir_node::config::Config;
 
+use crate::clients::Clients;
 use crate::directory::Directory;
 use crate::fanout::Rounds;
 use crate::handover::Departing;
@@ -31,6 +32,7 @@ pub(crate) struct Hub {
     shed_due: Cell<bool>,
     publish_memory: Cell<usize>,
     stats: Rc<Stats>,
+    clients: Rc<Clients>,
     draining: Cell<bool>,
     /// Where clients leave for another process, and how many such ways there were.
     way: RefCell<Option<mpsc::Sender<Departing>>>,
@@ -64,6 +66,7 @@ impl Hub {
             shed_due: Cell::new(false),
             publish_memory: Cell::new(0),
             stats: Rc::default(),
+            clients: Rc::default(),
             draining: Cell::new(false),
             way: RefCell::default(),
             ways: Cell::new(0),
@@ -87,6 +90,11 @@ impl Hub {
 
     pub(crate) fn stats(&self) -> &Rc<Stats> {
         &self.stats
+    }
+
+    /// Who publishes and plays here.
+    pub(crate) fn clients(&self) -> &Rc<Clients> {
+        &self.clients
     }
 
     pub(crate) fn rounds(&self) -> &Rc<Rounds> {

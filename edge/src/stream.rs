@@ -448,7 +448,7 @@ pub(crate) struct Member {
 
 impl Member {
     /// What the fan-out knows about this player.
-    pub(crate) fn handle(&self) -> &Handle {
+    pub(crate) fn handle(&self) -> &Rc<Handle> {
         &self.handle
     }
 

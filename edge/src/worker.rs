@@ -128,6 +128,11 @@ async fn serve(mut shell: Shell, hub: &Rc<Hub>, mut listeners: Listeners) -> any
                 let opened = listeners.open(slot, sockets).map_err(|e| format!("{e:#}"));
                 shell.link.ack(token, opened);
             }
+            Some(Command::Look(look)) => shell.link.seen(hub.clients().look(&look)),
+            Some(Command::Kick { token, number }) => {
+                let known = hub.clients().kick(number);
+                shell.link.ack(token, known.then_some(()).ok_or_else(|| "there is no such client".to_owned()));
+            }
             Some(Command::Release { token, slot }) => {
                 listeners.close(slot);
                 shell.link.ack(token, Ok(()));

@@ -15,7 +15,7 @@ use weir_node::quic;
 use weir_node::tls::ClusterTls;
 use weir_node::worker::{Command, Shell};
 use weir_proto::metrics::families;
-use weir_proto::supervisor::Snapshot;
+use weir_proto::supervisor::{Seen, Snapshot};
 
 use crate::control::{self, Identity, Service};
 use crate::hub::{Hub, Rules};
@@ -144,6 +144,14 @@ async fn serve(mut shell: Shell, relay: &Relay, rtc: Option<&Rc<Rtc>>) -> anyhow
             }
             Some(Command::Adopt { token, .. }) => {
                 shell.link.ack(token, Err("an origin accepts for no other slot".to_owned()));
+            }
+            Some(Command::Look(look)) => {
+                let nobody = || Seen { token: look.token, ..Seen::default() };
+                shell.link.seen(rtc.map_or_else(nobody, |rtc| rtc.look(&look)));
+            }
+            Some(Command::Kick { token, number }) => {
+                let known = rtc.is_some_and(|rtc| rtc.kick(number));
+                shell.link.ack(token, known.then_some(()).ok_or_else(|| "there is no such client".to_owned()));
             }
             Some(Command::Release { token, .. }) => shell.link.ack(token, Ok(())),
             Some(Command::Stop) | None => return Ok(()),

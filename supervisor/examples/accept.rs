@@ -105,6 +105,9 @@ async fn body(mut shell: Shell) -> anyhow::Result<()> {
                     adopted.clear();
                     deadline = Some(by);
                 }
+                // It names no clients.
+                Command::Look(_) => {}
+                Command::Kick { token, .. } => shell.link.ack(token, Err("there is no such client".to_owned())),
                 Command::Stop => break,
             },
             _ = ticks.tick() => {

@@ -6,8 +6,8 @@ use tokio::sync::{mpsc, oneshot};
 use tonic::{Request, Response, Status};
 use weir_proto::supervisor::admin_server::Admin;
 use weir_proto::supervisor::{
-    DoneReply, DrainRequest, MetricsReply, MetricsRequest, ReloadRequest, ScaleRequest, StatusReply, StatusRequest,
-    StopReply, StopRequest, UpgradeRequest,
+    DoneReply, DrainRequest, KickRequest, LookReply, LookRequest, MetricsReply, MetricsRequest, ReloadRequest,
+    ScaleRequest, StatusReply, StatusRequest, StopReply, StopRequest, UpgradeRequest,
 };
 
 use crate::link::same_user;
@@ -24,6 +24,10 @@ pub enum Ask {
     Status(oneshot::Sender<StatusReply>),
     /// The text for Prometheus.
     Metrics(oneshot::Sender<String>),
+    /// The clients of all workers.
+    Look(LookRequest, oneshot::Sender<LookReply>),
+    /// Disconnect the client of an id.
+    Kick(String, oneshot::Sender<Result<(), Status>>),
     /// Change something.
     Change(Change, oneshot::Sender<Result<String, String>>),
     /// Stop.
@@ -109,6 +113,18 @@ impl Admin for Operator {
         same_user(&request)?;
         let text = self.ask(Ask::Metrics).await?.into_inner();
         Ok(Response::new(MetricsReply { text }))
+    }
+
+    async fn look(&self, request: Request<LookRequest>) -> Result<Response<LookReply>, Status> {
+        same_user(&request)?;
+        self.ask(|answer| Ask::Look(request.into_inner(), answer)).await
+    }
+
+    async fn kick(&self, request: Request<KickRequest>) -> Result<Response<DoneReply>, Status> {
+        same_user(&request)?;
+        let id = request.into_inner().id;
+        self.ask(|answer| Ask::Kick(id.clone(), answer)).await?.into_inner()?;
+        Ok(Response::new(DoneReply { text: format!("{id} is disconnected") }))
     }
 
     async fn reload(&self, request: Request<ReloadRequest>) -> Result<Response<DoneReply>, Status> {

@@ -42,6 +42,7 @@ pub(crate) struct Feed {
     latency: Option<Duration>,
     /// Its place among those that are read.
     key: Cell<Option<usize>>,
+    read: Rc<Cell<u64>>,
     started: Cell<bool>,
     last_media: Cell<Instant>,
     unsent: RefCell<Vec<u8>>,
@@ -69,6 +70,7 @@ impl Feed {
             publication,
             latency,
             key: Cell::new(None),
+            read: Rc::default(),
             started: Cell::new(false),
             last_media: Cell::new(Instant::now()),
             unsent: RefCell::default(),
@@ -87,6 +89,11 @@ impl Feed {
 
     pub(super) fn socket(&self) -> &TcpStream {
         &self.socket
+    }
+
+    /// Bytes that were read of it.
+    pub(crate) fn bytes(&self) -> Rc<Cell<u64>> {
+        self.read.clone()
     }
 
     pub(crate) fn latency(&self) -> Option<Duration> {
@@ -148,6 +155,7 @@ impl Feed {
                 return 0;
             }
         };
+        self.read.set(self.read.get() + read as u64);
         let handled = self.machine.borrow_mut().handle(now, scratch.get(..read).unwrap_or_default());
         // What came before an error counts.
         self.carry(now);

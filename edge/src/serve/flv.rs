@@ -16,6 +16,7 @@ use weir_wire::rtmp::{self, Limits};
 
 use super::http::while_there;
 use super::{Client, Context};
+use crate::clients::{Does, Place};
 use crate::fanout::{CloseReason, Format, Start};
 use crate::handover::{Departing, depart, moving, name, player_of};
 use crate::hub::{Counted, Leaving, add};
@@ -134,7 +135,7 @@ async fn play(cx: &Context, client: &Client, head: &Head, path: &str) -> Result<
     let Ok(socket) = client.socket() else { return Ok(()) };
     let member = stream.join(Format::Flv, socket.clone(), start);
     let wait_until = Instant::now() + rules.http_flv.wait;
-    Player { cx, client, member, found: false, wait_until, refused_by: 0, count: None }.run().await
+    Player { cx, client, member, found: false, wait_until, refused_by: 0, place: None }.run().await
 }
 
 /// Goes on with a player of another process. `None`: with this one nobody can.
@@ -144,16 +145,26 @@ pub(crate) fn arrive(cx: Context, client: Client, state: session::Flv) -> Option
     Some(Box::pin(async move {
         let _count = Counted::new(cx.hub.stats(), |s| &s.connections);
         let (Some(stream), Ok(socket)) = (cx.hub.stream(&name), client.socket()) else { return };
-        let count = player.last.is_some().then(|| Counted::player(cx.hub.stats(), Protocol::HttpFlv));
+        let plays = player.last.is_some();
         let member = stream.arrive(Format::Flv, socket.clone(), moving(player), live);
+        let place = plays.then(|| enter(&cx, &client, &member));
         let wait_until = Instant::now() + Duration::from_millis(state.wait_ms);
-        let player = Player { cx: &cx, client: &client, member, found: state.found, wait_until, refused_by: 0, count };
+        let player = Player { cx: &cx, client: &client, member, found: state.found, wait_until, refused_by: 0, place };
         if let Err(Refusal::NoStream(why, text)) = player.run().await {
             cx.hub.stats().refuse(why);
             let head = "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n";
             client.write(format!("{head}Content-Length: {}\r\n\r\n{text}", text.len()).as_bytes()).await.ok();
         }
     }))
+}
+
+/// What a player of this is called.
+const KIND: &str = "flv-play";
+
+fn enter(cx: &Context, client: &Client, member: &Member) -> Place {
+    let (name, does) = (member.stream().name().clone(), Does::Play(KIND, member.handle().clone()));
+    let count = Counted::player(cx.hub.stats(), Protocol::HttpFlv);
+    cx.hub.clients().enter((client.id, client.peer), name, does, count)
 }
 
 /// One that waits for its stream, or plays it.
@@ -168,7 +179,7 @@ struct Player<'a> {
     /// The way to another process that did not take it; none has the number 0.
     refused_by: u64,
     /// From the first media on.
-    count: Option<Counted>,
+    place: Option<Place>,
 }
 
 impl Player<'_> {
@@ -182,8 +193,8 @@ impl Player<'_> {
                 }
                 break reason.as_str();
             }
-            if handle.started() && self.count.is_none() {
-                self.count = Some(Counted::player(self.cx.hub.stats(), Protocol::HttpFlv));
+            if handle.started() && self.place.is_none() {
+                self.place = Some(enter(self.cx, self.client, &self.member));
                 self.cx.hub.stats().players.of(Protocol::HttpFlv).opened();
                 let (Client { id, peer, .. }, stream) = (self.client, self.member.stream().name());
                 info!(client = %id, %peer, %stream, "flv play");
@@ -200,7 +211,14 @@ impl Player<'_> {
                     false => sleep_until(self.wait_until).await,
                 }
             };
+            let kicked = async {
+                match &self.place {
+                    Some(place) => place.kicked().await,
+                    None => std::future::pending().await,
+                }
+            };
             let leaving = tokio::select! {
+                () = kicked => break "disconnected by an operator",
                 () = handle.changed() => continue,
                 () = missing => return Err(Refusal::NoStream(Refused::NotPublished, "this stream is not published\n")),
                 () = super::http::gone(self.cx, self.client) => break "closed by the client",
@@ -211,14 +229,14 @@ impl Player<'_> {
                     true => return Ok(()),
                     false => continue,
                 },
-                Leaving::Close if self.count.is_some() => {
+                Leaving::Close if self.place.is_some() => {
                     self.finish().await;
                     break "the server is going away";
                 }
                 Leaving::Close => return Ok(()),
             }
         };
-        if self.count.is_some() {
+        if self.place.is_some() {
             let (Client { id, peer, .. }, stream) = (self.client, self.member.stream().name());
             info!(client = %id, %peer, %stream, bytes = self.member.handle().sent(), reason, "flv player left");
         }
@@ -250,6 +268,9 @@ impl Player<'_> {
         }
         self.refused_by = self.cx.hub.ways();
         self.member = stream.arrive(Format::Flv, socket, moving, live);
+        if let Some(place) = &self.place {
+            place.goes_on(Does::Play(KIND, self.member.handle().clone()));
+        }
         false
     }
 }

@@ -61,6 +61,8 @@ pub(crate) struct Lane {
     last_timestamp: u32,
     last_sent: Option<Instant>,
     pub(crate) sender: Sender,
+    /// Bytes of media that were sent.
+    pub(crate) bytes: u64,
     /// Packets sent again on request.
     pub(crate) repaired: u64,
 }
@@ -150,6 +152,7 @@ impl Lane {
             last_timestamp: c,
             last_sent: None,
             sender: Sender::new(),
+            bytes: 0,
             repaired: 0,
         }
     }
@@ -292,6 +295,7 @@ impl Lane {
         let Some(header) = header.get(..length) else { return };
         if batch.add(protect, index, header, &packet.payload) {
             self.sender.packet(packet.payload.len());
+            self.bytes += (length + packet.payload.len()) as u64;
         }
         if index >= self.next {
             self.next = index + 1;

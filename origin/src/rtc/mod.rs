@@ -11,6 +11,7 @@ mod open;
 mod path;
 mod player;
 mod publisher;
+mod rows;
 mod session;
 mod socket;
 mod state;

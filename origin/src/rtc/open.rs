@@ -131,6 +131,7 @@ impl Rtc {
             None
         };
         let session = Session {
+            number: 0,
             ufrag: ufrag.clone(),
             remote_ufrag: offer.ufrag.clone(),
             password: Password::new(&password),

@@ -80,6 +80,8 @@ pub(crate) struct Publisher {
     /// More is missing than can be asked for.
     overrun: bool,
     report_at: Instant,
+    /// What was lost before the last report, in 1/256.
+    lost: u8,
     pub(crate) quality: Quality,
 }
 
@@ -110,6 +112,7 @@ impl Publisher {
             feedback_at: None,
             overrun: false,
             report_at: now + REPORT_EVERY,
+            lost: 0,
             quality: Quality::default(),
         }
     }
@@ -258,6 +261,7 @@ impl Publisher {
         if self.report_at <= now {
             self.report_at = now + REPORT_EVERY;
             let blocks: Vec<_> = self.upstreams.iter_mut().filter_map(|up| up.receiver.report(now, up.ssrc?)).collect();
+            self.lost = blocks.iter().map(|block| block.fraction_lost).max().unwrap_or(0);
             if !blocks.is_empty() {
                 let mut packet = Vec::new();
                 rtcp::receiver_report(&mut packet, self.ssrc, &blocks);
@@ -272,6 +276,11 @@ impl Publisher {
         let mut compound = Vec::new();
         rtcp::bye(&mut compound, &[self.ssrc]);
         compound
+    }
+
+    /// The share of packets that were lost on their way here lately, at the worst of its sources.
+    pub(crate) fn loss(&self) -> f64 {
+        f64::from(self.lost) / 256.0
     }
 
     /// Asks for a key frame of the picture in one of its sizes.

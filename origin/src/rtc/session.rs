@@ -41,6 +41,8 @@ pub(crate) struct Keys {
 
 /// See the module.
 pub(crate) struct Session {
+    /// Counts all sessions of this process; set by the state.
+    pub(crate) number: u64,
     /// Names the session: this end's user name fragment and the peer's.
     pub(crate) ufrag: String,
     pub(crate) remote_ufrag: String,

@@ -145,11 +145,12 @@ impl State {
     }
 
     /// Takes a session in that was negotiated.
-    pub(super) fn add(&mut self, session: Session, now: Instant) -> usize {
+    pub(super) fn add(&mut self, mut session: Session, now: Instant) -> usize {
         match session.role {
             Role::Publisher(_) => self.counts.publishers += 1,
             Role::Player(_) => self.counts.players += 1,
         }
+        session.number = self.counts.publishers + self.counts.players;
         let ufrag = session.ufrag.as_bytes().into();
         let at = self.sessions.insert(session);
         self.by_ufrag.insert(ufrag, at);

@@ -19,7 +19,7 @@ use tonic::{Code, Streaming};
 use tracing::{debug, info, warn};
 use weir_proto::metrics::families;
 use weir_proto::supervisor::link_client::LinkClient;
-use weir_proto::supervisor::{Ack, Adopt, Attach, FromWorker, Ready, ToWorker, Welcome};
+use weir_proto::supervisor::{Ack, Adopt, Attach, FromWorker, Ready, Seen, ToWorker, Welcome};
 use weir_proto::supervisor::{from_worker, to_worker};
 
 pub use weir_proto::supervisor::Report;
@@ -126,6 +126,11 @@ impl LinkHandle {
             Err(error) => error,
         };
         self.send(from_worker::Kind::Ack(Ack { token, error }));
+    }
+
+    /// Answers a look. Lost with the link, and then nobody waits for it.
+    pub fn seen(&self, seen: Seen) {
+        self.send(from_worker::Kind::Seen(seen));
     }
 
     /// Whether new work is taken.
@@ -331,6 +336,10 @@ impl Link {
                     self.orders.send(Command::Release { token: release.token, slot: release.slot }).await;
                 }
                 Some(to_worker::Kind::Pressure(pressure)) => self.handle.overload().told(&pressure),
+                Some(to_worker::Kind::Look(look)) => self.orders.send(Command::Look(look)).await,
+                Some(to_worker::Kind::Kick(kick)) => {
+                    self.orders.send(Command::Kick { token: kick.token, number: kick.number }).await;
+                }
                 Some(to_worker::Kind::Welcome(_)) => return "it welcomed twice".to_owned(),
                 // A newer supervisor knows more words; what it needs an answer to it says again, or in another way.
                 None => debug!("the supervisor said what this version does not know"),

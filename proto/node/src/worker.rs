@@ -19,6 +19,8 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use weir_proto::supervisor::Look;
+
 use crate::config::Config;
 use crate::link::{self, Link, LinkHandle};
 use crate::log;
@@ -118,6 +120,15 @@ pub enum Command {
         path: PathBuf,
         /// The body must have returned by then.
         deadline: Instant,
+    },
+    /// Say who the clients are; to be answered with [`LinkHandle::seen`].
+    Look(Look),
+    /// Disconnect a client; to be answered with [`LinkHandle::ack`].
+    Kick {
+        /// To name in the answer.
+        token: u64,
+        /// The client.
+        number: u64,
     },
     /// Close every client and return from the body at once.
     Stop,

@@ -12,11 +12,12 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 use weir_proto::supervisor::admin_client::AdminClient;
 use weir_proto::supervisor::{
-    DoneReply, DrainRequest, ReloadRequest, ScaleRequest, StatusReply, StatusRequest, StopRequest, UpgradeRequest,
+    DoneReply, DrainRequest, KickRequest, LookRequest, ReloadRequest, ScaleRequest, StatusReply, StatusRequest,
+    StopRequest, UpgradeRequest,
 };
 use weir_supervisor::admin::CTL_SOCKET;
 
-use super::{File, status, top};
+use super::{File, clients, status, top};
 
 /// Longest wait for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -52,6 +53,23 @@ enum Verb {
         /// Print one frame, without a terminal
         #[arg(long)]
         once: bool,
+    },
+    /// Show who publishes and plays
+    Clients {
+        /// From this one on
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        start: u32,
+        /// At most so many, up to 1000
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        count: u32,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Disconnect a client
+    Kick {
+        /// Its id, as `clients` shows it: edge.0.12.345
+        id: String,
     },
     /// Read the configuration again: all workers take it over, or none does
     Reload,
@@ -98,6 +116,15 @@ impl Ctl {
                     if json { status::json(&reply) } else { Ok(status::table(&reply)) }
                 }
                 Verb::Top { once } => top::run(client, &socket, once).await,
+                Verb::Clients { start, count, json } => {
+                    let asked =
+                        timeout(ANSWER_WITHIN, client.look(LookRequest { start, count, id: String::new() })).await;
+                    let reply =
+                        asked.context("no answer")?.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
+                    let reply = reply.into_inner();
+                    if json { clients::as_json(&reply) } else { Ok(clients::table(&reply)) }
+                }
+                Verb::Kick { id } => done(client.kick(KickRequest { id })).await,
                 Verb::Reload => done(client.reload(ReloadRequest {})).await,
                 Verb::Scale { role, workers } => done(client.scale(ScaleRequest { role, workers })).await,
                 Verb::Drain { worker } => {

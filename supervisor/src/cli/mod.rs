@@ -1,5 +1,6 @@
 //! The command line.
 
+mod clients;
 mod ctl;
 mod notes;
 mod status;

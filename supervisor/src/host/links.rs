@@ -69,6 +69,8 @@ impl Host {
                 }
                 self.tell(Input::Report { worker: id, connections });
             }
+            from_worker::Kind::Seen(seen) => self.seen(id, seen),
+            from_worker::Kind::Ack(Ack { token, error }) if self.kicked(token, &error) => {}
             from_worker::Kind::Ack(Ack { token, error }) => {
                 if !error.is_empty() {
                     warn!("{id} could not do what it was told: {error}");

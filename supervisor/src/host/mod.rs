@@ -2,6 +2,7 @@
 
 mod image;
 mod links;
+mod look;
 mod manager;
 mod metrics;
 mod operator;
@@ -45,6 +46,7 @@ use crate::metrics::Metrics;
 use crate::plan::{Action, Input, Limits, Note, Output, Plan, Time, WorkerId};
 use crate::slots::{RunDir, Slots};
 use crate::spawn::{Program, spawn};
+use look::Looks;
 use manager::{notify, notify_ready, notify_reloading};
 use pressure::HostPressure;
 use reload::Reload;
@@ -127,6 +129,7 @@ struct Host {
     generation: u64,
     reload: Option<Reload>,
     tokens: u64,
+    looks: Looks,
     /// The last number that a configuration was tried with.
     tried: u64,
     /// Counts the changes of the addresses that edges listen on.
@@ -198,6 +201,7 @@ impl Host {
             generation: FIRST_GENERATION,
             reload: None,
             tokens: 0,
+            looks: Looks::default(),
             tried: FIRST_GENERATION,
             addresses: 0,
             run_dir,
@@ -277,7 +281,7 @@ impl Host {
             if let Some(abandoned) = self.exit {
                 return abandoned;
             }
-            let wake = wake.into_iter().chain(becoming).min();
+            let wake = wake.into_iter().chain(becoming).chain(self.looks_due()).min();
             let wake = wake.map(|at| tokio::time::Instant::from_std(self.started + at));
             tokio::select! {
                 Some(event) = ears.links.recv() => self.heard(event),

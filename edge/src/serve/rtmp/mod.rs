@@ -24,6 +24,7 @@ use weir_wire::rtmp::{
 use super::feed::{Feed, Stop};
 use super::{Client, Context};
 use crate::admission::Refusal as NoRoom;
+use crate::clients::{Does, Place};
 use crate::fanout::{CloseReason, Format, Start};
 use crate::handover::Departing;
 use crate::hub::{Counted, Leaving, add};
@@ -55,6 +56,8 @@ enum Done {
     Unread,
     #[error("the server is going away")]
     Closing,
+    #[error("disconnected by an operator")]
+    Kicked,
     #[error("goes on in another process")]
     Moved,
 }
@@ -116,8 +119,8 @@ struct Session {
 
 enum Role {
     None,
-    Publisher { feed: Rc<Feed>, rules: Publish, _count: Counted },
-    Player { member: Member, told_live: bool, _count: Counted },
+    Publisher { feed: Rc<Feed>, rules: Publish, place: Place },
+    Player { member: Member, told_live: bool, place: Place },
 }
 
 /// What a session waits for.
@@ -128,6 +131,7 @@ enum Woken {
     Stopped(Stop),
     Ended(Ended),
     Closing,
+    Kicked,
     Move(OwnedPermit<Departing>),
 }
 
@@ -221,7 +225,14 @@ impl Session {
                     Role::None => pending().await,
                 }
             };
+            let kicked = async {
+                match role {
+                    Role::Player { place, .. } | Role::Publisher { place, .. } => place.kicked().await,
+                    Role::None => pending().await,
+                }
+            };
             tokio::select! {
+                () = kicked => Woken::Kicked,
                 woken = client => woken?,
                 () = sleep => Woken::Deadline,
                 woken = changed => woken,
@@ -239,6 +250,7 @@ impl Session {
             Woken::Stopped(stop) => self.stopped(stop).await,
             Woken::Ended(ended) => Err(Done::Ended(describe(&ended).1)),
             Woken::Closing => Err(Done::Closing),
+            Woken::Kicked => Err(Done::Kicked),
             // Boxed: every client's task would be larger by what a departure needs once.
             Woken::Move(way) => Box::pin(self.depart(way)).await,
         }
@@ -394,13 +406,17 @@ impl Session {
     }
 
     fn publisher(&self, feed: Feed, rules: Publish) -> Role {
-        let _count = Counted::publisher(self.cx.hub.stats());
-        Role::Publisher { feed: Rc::new(feed), rules, _count }
+        let count = Counted::publisher(self.cx.hub.stats());
+        let (name, does) = (feed.publication().name().clone(), Does::Publish(feed.bytes()));
+        let place = self.cx.hub.clients().enter((self.client.id, self.client.peer), name, does, count);
+        Role::Publisher { feed: Rc::new(feed), rules, place }
     }
 
     fn player(&self, member: Member, told_live: bool) -> Role {
-        let _count = Counted::player(self.cx.hub.stats(), Protocol::Rtmp);
-        Role::Player { member, told_live, _count }
+        let count = Counted::player(self.cx.hub.stats(), Protocol::Rtmp);
+        let (name, does) = (member.stream().name().clone(), Does::Play("rtmp-play", member.handle().clone()));
+        let place = self.cx.hub.clients().enter((self.client.id, self.client.peer), name, does, count);
+        Role::Player { member, told_live, place }
     }
 
     /// Ends what the client publishes or plays; it may begin anew on the same connection.
@@ -432,6 +448,7 @@ impl Session {
     async fn farewell(&mut self, done: &Done) {
         match done {
             Done::Closing => self.machine.borrow_mut().shutdown("the server is going away"),
+            Done::Kicked => self.machine.borrow_mut().shutdown("disconnected by an operator"),
             Done::Ended(reason) => self.machine.borrow_mut().shutdown(reason),
             Done::Silent(_) => self.machine.borrow_mut().shutdown("no media for too long"),
             _ => return,

@@ -15,6 +15,7 @@ use weir_wire::rtmp::Server;
 use weir_wire::rtmp::server::Saved;
 
 use super::{Done, Role, Session, attend, limits};
+use crate::clients::{Does, Place};
 use crate::fanout::{Format, Moving};
 use crate::handover::{Departing, depart, moving, name, player_of};
 use crate::hub::Counted;
@@ -102,7 +103,7 @@ impl Session {
                 self.sent(way, &*socket, state).await
             }
             Role::Player { member, told_live, .. } => self.player_departs(way, state, member, told_live).await,
-            Role::Publisher { feed, rules, _count } => self.publisher_departs(way, state, feed, rules, _count).await,
+            Role::Publisher { feed, rules, place } => self.publisher_departs(way, state, feed, rules, place).await,
         }
     }
 
@@ -145,13 +146,13 @@ impl Session {
         mut state: session::Rtmp,
         feed: Rc<Feed>,
         rules: Publish,
-        count: Counted,
+        place: Place,
     ) -> Result<(), Done> {
         self.cx.ingest.remove(&feed);
         let (publication, latency, last) = (feed.publication().clone(), feed.latency(), feed.last_media());
         let departing = if feed.is_stopped() { None } else { publication.departing() };
         let Some(publisher) = departing else {
-            self.role = Role::Publisher { feed, rules, _count: count };
+            self.role = Role::Publisher { feed, rules, place };
             return Ok(());
         };
         let Some((socket, unsent)) = feed.into_socket() else { return Err(Done::Left) };
@@ -168,7 +169,8 @@ impl Session {
         }
         let feed = Feed::new(socket, self.machine.clone(), publication, latency);
         // What it sent meanwhile was not read: that is no silence of its own.
-        self.role = Role::Publisher { feed: Rc::new(feed.go_on(last.0, Instant::now(), unsent)), rules, _count: count };
+        place.goes_on(Does::Publish(feed.bytes()));
+        self.role = Role::Publisher { feed: Rc::new(feed.go_on(last.0, Instant::now(), unsent)), rules, place };
         Ok(())
     }
 }

@@ -174,6 +174,7 @@ impl World {
 
     fn session(&mut self, number: u16, stream: usize, role: Role) -> usize {
         let session = Session {
+            number: 0,
             ufrag: format!("here{number}"),
             remote_ufrag: format!("there{number}"),
             password: Password::new(PASSWORD),
@@ -319,7 +320,7 @@ impl Client {
 
     /// A packet of a picture in one of its sizes: its number, timestamp and source.
     pub(super) fn sized(
-        &mut self,
+        &self,
         world: &mut World,
         rid: u8,
         (index, timestamp, ssrc): (u64, u32, u32),

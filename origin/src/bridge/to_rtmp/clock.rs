@@ -190,7 +190,8 @@ mod tests {
         clock.report(Media::Video, ntp(9_000), 50_000);
         clock.restart(Media::Video, Some((ntp(9_100), 7)));
         // It was taken at 9.2 s and arrives late.
-        assert_eq!(clock.time(at(start, 260), Media::Video, 9007), 200_000);
+        let time = clock.time(at(start, 260), Media::Video, 9007);
+        assert!((time - 200_000).abs() <= 1, "{time}");
         clock.restart(Media::Video, None);
         assert_eq!(clock.time(at(start, 300), Media::Video, 77), 300_000, "nothing but its arrival is known");
     }

@@ -20,7 +20,7 @@ use tracing::debug;
 use weir_wire::http::{Error, Head, parse_head};
 use weir_wire::rtmp::{self, Limits};
 
-use super::{Client, Context, api, flv, rtc};
+use super::{Client, Context, api, flv, pages, rtc};
 use crate::admission::Refusal;
 
 /// The longest that a client may take to read an answer of the API.
@@ -119,9 +119,11 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
     let handle = service_fn(move |request: Request<Incoming>| {
         let cx = cx.clone();
         async move {
-            let mut response: Response<Full<Bytes>> = match rtc::is_ours(request.uri().path()) {
-                true => rtc::answer(&cx, request, peer).await,
-                false => api::answer(&cx, &request, service).await,
+            let page = if cx.hub.config().edge.http.pages { pages::answer(&request) } else { None };
+            let mut response: Response<Full<Bytes>> = match page {
+                Some(page) => page,
+                None if rtc::is_ours(request.uri().path()) => rtc::answer(&cx, request, peer).await,
+                None => api::answer(&cx, &request, service).await,
             };
             if cors {
                 flv::cors(response.headers_mut());

@@ -6,6 +6,7 @@ pub(crate) mod flv;
 pub(crate) mod http;
 mod ingest;
 mod metrics;
+mod pages;
 mod rtc;
 pub(crate) mod rtmp;
 

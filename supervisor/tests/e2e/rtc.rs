@@ -100,6 +100,21 @@ impl Client {
         Self { process: Ffmpeg::spawn(command, format!("werift player of {url}"), scratch) }
     }
 
+    /// The host's own pages, one that publishes and one that watches; screenshots go to `pictures`.
+    pub fn pages(origin: &str, pictures: &Path, scratch: &Path) -> Self {
+        let mut command = Command::new("node");
+        command.arg(rigs().join("../web/pages.mjs")).arg(origin).arg(pictures);
+        command.env("PLAYWRIGHT", tools().join("playwright-core")).env("TMPDIR", scratch);
+        Self { process: Ffmpeg::spawn(command, "pages".to_owned(), scratch) }
+    }
+
+    /// Waits for it to end by itself, and returns its last line.
+    pub fn finish(&mut self, within: Duration) -> Value {
+        let status = self.process.wait(within);
+        assert!(status.success(), "{status}: {}", self.process.errors());
+        self.lines().pop().unwrap_or_default()
+    }
+
     /// Every line so far; one that is half written is not counted.
     pub fn lines(&self) -> Vec<Value> {
         let output = self.process.output();

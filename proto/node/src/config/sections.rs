@@ -154,11 +154,13 @@ pub struct Http {
     pub header_timeout: Duration,
     /// Whether pages of other sites may play (`Access-Control-Allow-Origin`).
     pub cors: bool,
+    /// Whether there are pages to publish and to watch with, here and on the API port.
+    pub pages: bool,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: Listen::port(8080), header_timeout: Duration::from_secs(10), cors: true }
+        Self { listen: Listen::port(8080), header_timeout: Duration::from_secs(10), cors: true, pages: true }
     }
 }
 

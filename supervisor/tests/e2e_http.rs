@@ -152,7 +152,7 @@ fn what_cannot_be_a_stream_is_not_found_at_once() {
         "/live/a.flv?vhost=off.example",
         "/live/a.mp4",
         "/live/a",
-        "/",
+        "/live/",
         &format!("/live/{}.flv", "a".repeat(300)),
     ] {
         let answer = http::get(cluster.http, path);

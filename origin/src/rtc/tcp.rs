@@ -42,8 +42,8 @@ pub(crate) struct Counts {
 }
 
 /// All connections of a worker.
-#[derive(Default)]
 pub(crate) struct Connections {
+    stranger_for: Duration,
     all: RefCell<Slab<Rc<Connection>>>,
     strangers: Cell<usize>,
     counts: Cell<Counts>,
@@ -61,6 +61,17 @@ impl Path {
     /// Whether it is a connection.
     pub(crate) fn is_tcp(self) -> bool {
         self.socket >= FIRST
+    }
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            stranger_for: STRANGER_FOR,
+            all: RefCell::default(),
+            strangers: Cell::default(),
+            counts: Cell::default(),
+        }
     }
 }
 
@@ -102,7 +113,7 @@ impl Connections {
         self.strangers.set(self.strangers.get() + 1);
         let mut stranger = true;
         let mut came = Vec::with_capacity(FRAME_MAX);
-        let mut look_at = Instant::now() + STRANGER_FOR;
+        let mut look_at = Instant::now() + self.stranger_for;
         loop {
             let turn = async {
                 tokio::select! {
@@ -110,11 +121,15 @@ impl Connections {
                     () = connection.flush() => false,
                 }
             };
-            match timeout_at(look_at, turn).await {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(_) if knows(path) => look_at = Instant::now() + LOOK_EVERY,
-                Err(_) => break,
+            if timeout_at(look_at, turn).await == Ok(true) {
+                break;
+            }
+            // Also of one that never stops sending.
+            if Instant::now() >= look_at {
+                if !knows(path) {
+                    break;
+                }
+                look_at = Instant::now() + LOOK_EVERY;
             }
             let mut whole = true;
             while let Some(length) = came.first_chunk().map(|length| usize::from(u16::from_be_bytes(*length))) {
@@ -190,5 +205,66 @@ impl Connection {
         if waiting.is_empty() {
             waiting.shrink_to(FRAME_MAX);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Serves one connection with that patience, and returns what came within it.
+    fn serve(write: impl FnOnce(std::net::TcpStream) + Send + 'static, known: bool) -> Option<(Vec<Vec<u8>>, Counts)> {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let writer = std::thread::spawn(move || write(client));
+            let (stream, peer) = listener.accept().await.unwrap();
+            let connections = Connections { stranger_for: Duration::from_millis(200), ..Connections::default() };
+            let mut came = Vec::new();
+            let each = |path: Path, packet: &mut [u8]| {
+                assert!(path.is_tcp());
+                came.push(packet.to_vec());
+                connections.send(path, packet);
+            };
+            let served = timeout(Duration::from_secs(5), connections.serve(stream, peer, each, |_| known)).await;
+            let counts = connections.counts();
+            assert_eq!((connections.strangers.get(), connections.all.borrow().len()), (0, 0));
+            writer.join().unwrap();
+            served.ok().map(|()| (came, counts))
+        })
+    }
+
+    #[test]
+    fn frames_are_cut_and_answers_come_behind_their_length() {
+        let (came, counts) = serve(
+            |mut client| {
+                client.write_all(&[0, 3, 1, 2]).unwrap();
+                client.write_all(&[3, 0, 0, 0, 1, 9]).unwrap();
+                let mut answers = [0; 10];
+                client.read_exact(&mut answers).unwrap();
+                assert_eq!(answers, [0, 3, 1, 2, 3, 0, 0, 0, 1, 9]);
+            },
+            true,
+        )
+        .unwrap();
+        assert_eq!(came, [vec![1, 2, 3], vec![], vec![9]]);
+        assert_eq!((counts.received, counts.sent, counts.bytes_in), (3, 3, 4));
+    }
+
+    #[test]
+    fn a_stranger_is_closed_though_it_never_stops_sending() {
+        let served = serve(|mut client| while client.write_all(&[0, 1, 7].repeat(1000)).is_ok() {}, false);
+        assert!(served.is_some_and(|(came, _)| came.len() > 1000));
+        let silent = serve(|mut client| drop(client.read(&mut [0])), false);
+        assert!(silent.is_some_and(|(came, _)| came.is_empty()));
+        let too_long = serve(|mut client| client.write_all(&[0xff; 5000]).unwrap_or_default(), true).unwrap();
+        assert!(too_long.0.is_empty());
     }
 }

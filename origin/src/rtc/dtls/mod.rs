@@ -290,9 +290,12 @@ impl Dtls {
 
     /// A datagram long after the handshake: that the peer goes is all that it can tell.
     fn late(&mut self, identity: &Identity, now: Instant, packet: &[u8]) -> Result<Vec<Event>, Failed> {
-        if packet.first() != Some(&ALERT) {
+        // Whoever forges the peer's address could else keep this end busy.
+        let soon = self.repeated.is_some_and(|at| now.saturating_duration_since(at) < REPEAT);
+        if packet.first() != Some(&ALERT) || soon {
             return Ok(Vec::new());
         }
+        self.repeated = Some(now);
         self.revive(identity, now)?;
         let read = self.read(now, packet);
         self.endpoint = Endpoint::new(LOCAL, TransportProtocol::UDP, None);

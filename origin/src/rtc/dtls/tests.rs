@@ -117,6 +117,7 @@ fn what_is_left_of_a_connection_can_still_end_it() {
                 assert!(events.is_empty(), "{nonsense:?}");
             }
             while from.poll().is_some() || to.poll().is_some() {}
+            let now = now + REPEAT;
             from.close(&identity, now);
             let last = from.poll().expect("a close_notify");
             let events = to.handle(&identity, now, &last).unwrap();

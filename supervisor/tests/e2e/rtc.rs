@@ -1,9 +1,10 @@
 //! WebRTC clients that are not ours: Chromium, aiortc, werift and ffmpeg's WHIP muxer; see `tests/rtc/`.
 
+use std::cell::RefCell;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -34,8 +35,24 @@ fn tools() -> &'static Path {
     })
 }
 
+thread_local! {
+    /// This test's turn.
+    static TURN: RefCell<Option<MutexGuard<'static, ()>>> = const { RefCell::new(None) };
+}
+
+/// Waits until no other test of this process has a host that takes WebRTC. Two browsers that encode at a time starve each
+/// other on a small machine, and what they then do says nothing of the server.
+fn take_turns() {
+    static LOCK: Mutex<()> = Mutex::new(());
+    TURN.with(|turn| {
+        turn.take();
+        turn.replace(Some(LOCK.lock().unwrap_or_else(PoisonError::into_inner)));
+    });
+}
+
 /// A host that takes WebRTC at this address, and says so in its answers; `yaml` is the rest of its configuration.
 pub fn start(yaml: &str) -> (Cluster, SocketAddr) {
+    take_turns();
     let media = free_udp_port();
     let listen = media.to_string();
     let env = [("WEIR_RTC__LISTEN", listen.as_str()), ("WEIR_RTC__CANDIDATE", "127.0.0.1")];

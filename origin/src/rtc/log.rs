@@ -44,16 +44,14 @@ pub(crate) struct Log {
     newest: Option<u64>,
     /// Position and one of the packet with an index, by its low bits; a power of two of places.
     by_index: Vec<u64>,
+    /// A bit for each of the newest numbers, by their low bits: whether it came.
+    seen: Vec<u64>,
 }
 
 impl Log {
     /// Takes a packet in; false: it came before.
     pub(crate) fn push(&mut self, packet: Packet) -> bool {
-        if self.find(packet.index).is_some() {
-            return false;
-        }
-        // Older than anything that is held: for nobody.
-        if self.newest.is_some_and(|newest| packet.index + (PACKETS_MAX as u64) <= newest) {
+        if !self.is_new(packet.index) {
             return false;
         }
         if self.packets.len() >= self.by_index.len() && self.by_index.len() < INDEX.1 {
@@ -76,6 +74,32 @@ impl Log {
         self.packets.push_back(packet);
         self.evict(now);
         true
+    }
+
+    /// Notes a packet's number; false: it was noted before, or is too old to tell. Players' packets take their numbers from
+    /// it, and a number that is sealed twice with different bytes gives away the key (RFC 7714 8.1).
+    fn is_new(&mut self, index: u64) -> bool {
+        const NUMBERS: u64 = PACKETS_MAX as u64;
+        if self.seen.is_empty() {
+            self.seen = vec![0; PACKETS_MAX / 64];
+        }
+        match self.newest {
+            Some(newest) if index.saturating_add(NUMBERS) <= newest => return false,
+            Some(newest) if index > newest => {
+                for skipped in newest.max(index.saturating_sub(NUMBERS)) + 1..=index {
+                    let (word, bit) = bit_of(skipped);
+                    if let Some(word) = self.seen.get_mut(word) {
+                        *word &= !bit;
+                    }
+                }
+            }
+            _ => {}
+        }
+        let (word, bit) = bit_of(index);
+        let Some(word) = self.seen.get_mut(word) else { return false };
+        let new = *word & bit == 0;
+        *word |= bit;
+        new
     }
 
     fn evict(&mut self, now: Instant) {
@@ -139,6 +163,13 @@ fn note(places: &mut [u64], index: u64, position: u64) {
     }
 }
 
+/// The word and the bit of a number.
+fn bit_of(index: u64) -> (usize, u64) {
+    #[expect(clippy::cast_possible_truncation, reason = "below the number of packets")]
+    let at = (index % PACKETS_MAX as u64) as usize;
+    (at / 64, 1 << (at % 64))
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "below the number of places")]
 fn slot(places: &[u64], index: u64) -> usize {
     (index % (places.len() as u64).max(1)) as usize
@@ -185,6 +216,26 @@ mod tests {
         log.push(packet(300, begin + Duration::from_secs(6), true));
         assert_eq!((log.keyframe(), log.start()), (Some(300), 226), "and 1.5 s before a new one");
         assert!(log.find(226).is_some() && log.find(225).is_none());
+    }
+
+    /// Who repeats a number with other bytes would have them sealed under an index that was used.
+    #[test]
+    fn a_number_is_taken_once_whatever_came_between() {
+        let (mut log, begin) = (Log::default(), Instant::now());
+        for index in [10, 266, 300] {
+            assert!(log.push(packet(index, begin, false)));
+        }
+        assert!(!log.push(packet(10, begin, false)), "another packet has its place in the index");
+        assert!(log.push(packet(11, begin, false)), "late, but for the first time");
+        let later = begin + Duration::from_secs(9);
+        assert!(log.push(packet(301, later, true)));
+        assert!(log.find(300).is_none(), "it is gone");
+        for index in [10, 11, 266, 300, 301] {
+            assert!(!log.push(packet(index, later, false)), "{index}");
+        }
+        let far = 300 + 3 * PACKETS_MAX as u64;
+        assert!(log.push(packet(far, later, false)) && !log.push(packet(far, later, false)));
+        assert!(log.push(packet(far - 7, later, false)) && !log.push(packet(far - 7, later, false)));
     }
 
     #[test]

@@ -459,7 +459,9 @@ impl State {
     fn arm(&mut self, at: usize, now: Instant) {
         let Some(session) = self.sessions.get_mut(at) else { return };
         let mut due = session.deadline(self.silent_for).max(now);
+        // Before it is connected there is nobody to ask, and nothing that could be done by asking for a turn.
         if let Role::Publisher(_) = session.role
+            && session.keys.is_some()
             && let Some(stream) = self.streams.get(session.stream)
         {
             let asks = stream.tracks.iter().flatten().filter_map(Track::ask_at);

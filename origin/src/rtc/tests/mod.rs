@@ -193,6 +193,24 @@ fn sound_and_picture_are_told_against_one_clock() {
     assert!((89_000..=91_000).contains(&ticks), "a second of video: {ticks}");
 }
 
+/// It is asked when it is there; until then, nothing is due.
+#[test]
+fn a_publisher_under_way_whose_players_wait_keeps_nobody_busy() {
+    let mut world = World::new();
+    let publisher = world.publisher("river");
+    let mut player = world.player("river");
+    world.connect(&mut player);
+    world.state.flush(world.now, &world.wire);
+    publisher.check(&mut world, peer::PASSWORD);
+    for _ in 0..8 {
+        world.now += SECOND / 4;
+        let due = world.state.deadline();
+        assert!(due.is_none_or(|due| due > world.now - SECOND / 4), "something was due that nobody did");
+        world.pass(SECOND / 100);
+    }
+    assert_eq!(world.state.sessions.len(), 2);
+}
+
 #[test]
 fn feedback_of_no_session_does_nothing() {
     assert!(rtcp::parse(&[0x81, 206, 0, 2, 0, 0]).next().is_none());

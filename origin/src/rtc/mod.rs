@@ -147,24 +147,29 @@ impl Rtc {
                 Ok(()) => self.read(socket, &mut buffers),
                 Err(error) => Err(error),
             };
-            if let Err(error) = read {
-                warn!(%error, "rtc: reading failed; trying on");
-                sleep(PAUSE).await;
-            }
             self.settle();
+            match read {
+                Ok(false) => {}
+                Ok(true) => tokio::task::yield_now().await,
+                Err(error) => {
+                    warn!(%error, "rtc: reading failed; trying on");
+                    sleep(PAUSE).await;
+                }
+            }
         }
     }
 
-    fn read(&self, socket: &Socket, buffers: &mut Buffers) -> io::Result<()> {
+    /// True: there may be more.
+    fn read(&self, socket: &Socket, buffers: &mut Buffers) -> io::Result<bool> {
         for _ in 0..BATCHES {
             let now = Instant::now();
             let mut state = self.state.borrow_mut();
             if !socket.read(buffers, |path, packet| state.datagram(now, path, packet, &self.sockets))? {
-                break;
+                return Ok(false);
             }
             state.flush(now, &self.sockets);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Serves a listener for ICE over TCP.

@@ -131,20 +131,24 @@ impl Connections {
                 }
                 look_at = Instant::now() + LOOK_EVERY;
             }
-            let mut whole = true;
-            while let Some(length) = came.first_chunk().map(|length| usize::from(u16::from_be_bytes(*length))) {
+            let (mut whole, mut taken) = (true, 0);
+            while let Some(length) = came.get(taken..).and_then(|rest| rest.first_chunk()) {
+                let length = usize::from(u16::from_be_bytes(*length));
                 whole = length <= FRAME_MAX;
-                let Some(frame) = came.get_mut(2..2 + length).filter(|_| whole) else { break };
+                let Some(frame) = came.get_mut(taken + 2..taken + 2 + length).filter(|_| whole) else { break };
                 self.add(|counts| {
                     counts.received += 1;
                     counts.bytes_in += length as u64;
                 });
                 each(path, frame);
-                came.drain(..2 + length);
+                taken += 2 + length;
             }
+            came.drain(..taken);
             if !whole {
                 break;
             }
+            // As long as there is something to read, nothing above waits.
+            tokio::task::yield_now().await;
             if stranger && knows(path) {
                 stranger = false;
                 self.strangers.set(self.strangers.get() - 1);
@@ -256,6 +260,32 @@ mod tests {
         .unwrap();
         assert_eq!(came, [vec![1, 2, 3], vec![], vec![9]]);
         assert_eq!((counts.received, counts.sent, counts.bytes_in), (3, 3, 4));
+    }
+
+    /// All other sessions live on the same thread.
+    #[test]
+    fn one_that_never_stops_sending_leaves_others_their_turn() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let writer = std::thread::spawn(move || while client.write_all(&[0; 60_000]).is_ok() {});
+            let (stream, peer) = listener.accept().await.unwrap();
+            let connections = Connections { stranger_for: Duration::from_millis(500), ..Connections::default() };
+            let turns = Rc::new(Cell::new(0));
+            let counted = turns.clone();
+            let others = tokio::task::spawn_local(async move {
+                loop {
+                    counted.set(counted.get() + 1);
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            });
+            connections.serve(stream, peer, |_, _| {}, |_| false).await;
+            others.abort();
+            writer.join().unwrap();
+            assert!(turns.get() >= 10, "others had {} turns in half a second", turns.get());
+        });
     }
 
     #[test]

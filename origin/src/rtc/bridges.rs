@@ -286,7 +286,8 @@ impl State {
             stream.close_bridges(&mut self.gone);
             return;
         }
-        let better = stream.best_picture(now).is_some_and(|best| best.generation == generation);
+        let Some([_, picture]) = stream.outward.as_ref().map(|outward| outward.tracks) else { return };
+        let better = stream.best_picture(now, picture).is_some_and(|best| best.generation == generation);
         let Some(track) = stream.tracks.iter().flatten().find(|track| track.generation == generation) else { return };
         let Some(outward) = &mut stream.outward else { return };
         let [sound, picture] = &mut outward.tracks;

@@ -58,6 +58,7 @@ pub(crate) struct Lane {
     /// The next sequence number, counted on beyond 16 bits, of the lane and of its repair stream.
     next: u64,
     next_rtx: u64,
+    /// The newest packet's timestamp, and when it was sent.
     last_timestamp: u32,
     last_sent: Option<Instant>,
     pub(crate) sender: Sender,
@@ -192,7 +193,6 @@ impl Lane {
             bound.whole = packet.marker;
         }
         bound.cursor = track.log.end();
-        self.last_sent = Some(now);
         self.bound = Some(bound);
         if bound.started.is_none() {
             track.want_keyframe();
@@ -299,7 +299,7 @@ impl Lane {
         }
         if index >= self.next {
             self.next = index + 1;
-            self.last_timestamp = timestamp;
+            (self.last_timestamp, self.last_sent) = (timestamp, Some(now));
         }
     }
 

@@ -54,8 +54,12 @@ impl Log {
         if !self.is_new(packet.index) {
             return false;
         }
-        if self.packets.len() >= self.by_index.len() && self.by_index.len() < INDEX.1 {
-            self.by_index = vec![0; (self.by_index.len() * 2).max(INDEX.0)];
+        // A source may skip numbers: as many places as there are numbers from the oldest to the newest.
+        let oldest = self.packets.front().map_or(packet.index, |first| first.index);
+        let numbers = usize::try_from(packet.index.saturating_sub(oldest)).unwrap_or(usize::MAX).saturating_add(1);
+        let places = numbers.clamp(INDEX.0, INDEX.1).next_power_of_two();
+        if places > self.by_index.len() {
+            self.by_index = vec![0; places];
             for (position, packet) in (self.start..).zip(&self.packets) {
                 note(&mut self.by_index, packet.index, position);
             }
@@ -66,7 +70,9 @@ impl Log {
         if newer {
             self.newest = Some(packet.index);
         }
-        if packet.keyframe && newer {
+        // Parameter sets in packets of their own start the picture that they stand before.
+        let begins = || self.keyframe_packet().is_none_or(|first| first.timestamp != packet.timestamp);
+        if packet.keyframe && newer && begins() {
             self.keyframe = Some(position);
         }
         let now = packet.arrived;
@@ -131,6 +137,11 @@ impl Log {
         self.keyframe.filter(|at| *at >= self.start)
     }
 
+    /// The newest key frame's first packet, if that is held.
+    pub(crate) fn keyframe_packet(&self) -> Option<&Packet> {
+        self.from(self.keyframe()?).next()
+    }
+
     /// The packets from a position on.
     pub(crate) fn from(&self, position: u64) -> impl Iterator<Item = &Packet> {
         let skip = usize::try_from(position.saturating_sub(self.start)).unwrap_or(usize::MAX).min(self.packets.len());
@@ -183,7 +194,7 @@ mod tests {
         let payload = Bytes::from(vec![1; 100]);
         Packet {
             index,
-            timestamp: 0,
+            timestamp: u32::try_from(index).unwrap() / 10,
             marker: false,
             keyframe,
             arrived: at,
@@ -216,6 +227,31 @@ mod tests {
         log.push(packet(300, begin + Duration::from_secs(6), true));
         assert_eq!((log.keyframe(), log.start()), (Some(300), 226), "and 1.5 s before a new one");
         assert!(log.find(226).is_some() && log.find(225).is_none());
+    }
+
+    /// Where parameter sets travel alone (RFC 6184 5.6), what follows them in the same picture starts nothing.
+    #[test]
+    fn a_group_begins_with_its_parameter_sets() {
+        let (mut log, now) = (Log::default(), Instant::now());
+        for (index, keyframe) in [(5, false), (10, true), (11, true), (12, true), (13, false)] {
+            log.push(packet(index, now, keyframe));
+        }
+        assert_eq!(log.keyframe(), Some(1));
+        log.push(packet(20, now, true));
+        log.push(packet(21, now, true));
+        assert_eq!(log.keyframe(), Some(5), "the next picture");
+    }
+
+    /// A source may skip numbers.
+    #[test]
+    fn packets_far_apart_are_found() {
+        let (mut log, now) = (Log::default(), Instant::now());
+        for index in [10, 10 + 256, 10 + 512, 10 + 2048] {
+            log.push(packet(index, now, false));
+        }
+        for index in [10, 10 + 256, 10 + 512, 10 + 2048] {
+            assert!(log.find(index).is_some(), "{index}");
+        }
     }
 
     /// Who repeats a number with other bytes would have them sealed under an index that was used.

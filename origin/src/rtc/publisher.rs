@@ -8,7 +8,7 @@ use weir_wire::rtp::payload;
 use weir_wire::rtp::receiver::Receiver;
 use weir_wire::rtp::rtcp::{self, Packet as Feedback};
 use weir_wire::rtp::twcc::Recorder;
-use weir_wire::rtp::{Codec, Error, Header, Media};
+use weir_wire::rtp::{Codec, Header, Media};
 
 use super::log::Packet;
 use super::track::{Reference, Track};
@@ -18,6 +18,9 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Missing packets and arrival times are gathered so long, so that one packet tells of many.
 const FEEDBACK_EVERY: Duration = Duration::from_millis(10);
+
+/// A source whose place was taken is not listened to for so long: its last packets may come behind its successor's first.
+const FORMER_FOR: Duration = Duration::from_secs(2);
 
 /// What was negotiated for one medium of a publisher.
 #[derive(Clone, Debug)]
@@ -64,6 +67,8 @@ pub(crate) struct Quality {
 struct Upstream {
     of: Incoming,
     ssrc: Option<u32>,
+    /// The source before, and when another took its place.
+    former: Option<(u32, Instant)>,
     nack: Generator,
     receiver: Receiver,
     newest: Option<u64>,
@@ -99,6 +104,7 @@ impl Publisher {
         let twcc = incoming.iter().any(|of| of.ids.twcc.is_some());
         let upstreams = incoming.into_iter().map(|of| Upstream {
             ssrc: of.ssrc,
+            former: None,
             nack: Generator::new(),
             receiver: Receiver::new(of.codec.clock()),
             newest: None,
@@ -122,27 +128,21 @@ impl Publisher {
         self.upstreams.iter().map(|up| (up.of.codec, up.of.layer))
     }
 
-    /// A decrypted packet with its counted-on sequence number.
-    ///
-    /// # Errors
-    /// Its padding does not fit.
-    pub(crate) fn rtp(
-        &mut self,
-        now: Instant,
-        header: &Header,
-        index: u64,
-        bytes: &[u8],
-    ) -> Result<Option<Taken>, Error> {
+    /// A decrypted packet with its counted-on sequence number; none if it carries nothing that players are sent.
+    pub(crate) fn rtp(&mut self, now: Instant, header: &Header, index: u64, bytes: &[u8]) -> Option<Taken> {
         self.quality.packets += 1;
         self.quality.bytes += bytes.len() as u64;
-        let end = header.payload_end(bytes)?;
+        let Ok(end) = header.payload_end(bytes) else {
+            self.quality.ignored += 1;
+            return None;
+        };
         let payload = bytes.get(header.payload..end).unwrap_or_default();
         let extensions = header.extensions(bytes);
         let Some(at) = self.upstream(header, extensions) else {
             self.quality.ignored += 1;
-            return Ok(None);
+            return None;
         };
-        let Some(up) = self.upstreams.get_mut(at) else { return Ok(None) };
+        let Some(up) = self.upstreams.get_mut(at) else { return None };
         if let Some((recorder, number)) = self.twcc.as_mut().zip(up.of.ids.twcc.and_then(|id| extensions.get(id)))
             && let Some(number) = number.first_chunk()
         {
@@ -154,15 +154,21 @@ impl Publisher {
             Some(rtx) if rtx == header.payload_type => {
                 up.of.rtx_ssrc = Some(header.ssrc);
                 // RFC 4588 4; what only probes the bandwidth has no payload.
-                let Some((original, payload)) = payload.split_first_chunk() else { return Ok(None) };
-                let Some(newest) = up.newest else { return Ok(None) };
+                let Some((original, payload)) = payload.split_first_chunk() else { return None };
+                let Some(newest) = up.newest else { return None };
                 self.quality.repaired += 1;
                 (nearest(newest, u16::from_be_bytes(*original)), payload, true)
             }
             _ => {
                 if up.ssrc != Some(header.ssrc) {
+                    let late = |(ssrc, at)| ssrc == header.ssrc && now.saturating_duration_since(at) < FORMER_FOR;
+                    if up.former.is_some_and(late) {
+                        self.quality.ignored += 1;
+                        return None;
+                    }
                     // A source that changed counts anew.
                     fresh = up.newest.is_some();
+                    up.former = up.ssrc.filter(|_| fresh).map(|ssrc| (ssrc, now));
                     up.ssrc = Some(header.ssrc);
                     up.newest = None;
                     up.nack = Generator::new();
@@ -191,7 +197,7 @@ impl Publisher {
             orientation: one(up.of.ids.orientation),
             payload: Bytes::copy_from_slice(payload),
         };
-        Ok(Some(Taken { media: up.of.codec.media(), layer: up.of.layer, fresh, packet }))
+        Some(Taken { media: up.of.codec.media(), layer: up.of.layer, fresh, packet })
     }
 
     /// Which medium a packet belongs to: by its source, else by what it says of itself (RFC 8843 9.2).

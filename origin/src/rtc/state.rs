@@ -24,6 +24,9 @@ use crate::relay::FromHub;
 /// A peer's address is left to its session for so long after the last packet that was proven to be its.
 const ADDRESS_KEPT: Duration = Duration::from_secs(5);
 
+/// A session has at most one turn by its timer in this time.
+const TURN: Duration = Duration::from_millis(1);
+
 /// Sessions that ended are remembered so long, and so many.
 const ENDED_KEPT: Duration = Duration::from_secs(30);
 const ENDED_MAX: usize = 1000;
@@ -306,12 +309,12 @@ impl State {
         };
         (session.heard, session.proven) = (now, true);
         let Role::Publisher(publisher) = &mut session.role else { return Some(at) };
-        let taken = publisher.rtp(now, &header, index, packet.get(..length)?).ok()??;
+        let Some(taken) = publisher.rtp(now, &header, index, packet.get(..length)?) else { return Some(at) };
         let stream = session.stream;
         let of = self.streams.get_mut(stream)?;
         if taken.fresh {
-            let codec = of.track(taken.media, taken.layer)?.codec;
-            of.set_track(Track::new(self.next_generation, codec, taken.layer));
+            let track = of.track(taken.media, taken.layer)?.successor(self.next_generation);
+            of.set_track(track);
             self.next_generation += 1;
         }
         let bridged = of.outward.is_some().then(|| taken.packet.clone());
@@ -412,7 +415,8 @@ impl State {
             if let Some(session) = self.sessions.get_mut(at) {
                 session.armed = None;
                 self.session_due(now, at, wire);
-                self.arm(at, now);
+                // Whatever is still due then must not keep others from their turn.
+                self.arm(at, now + TURN);
             }
         }
     }
@@ -456,9 +460,10 @@ impl State {
         self.ask(now, stream, wire);
     }
 
-    fn arm(&mut self, at: usize, now: Instant) {
+    /// Notes when a session's turn is: when something is due, but not before `first`.
+    fn arm(&mut self, at: usize, first: Instant) {
         let Some(session) = self.sessions.get_mut(at) else { return };
-        let mut due = session.deadline(self.silent_for).max(now);
+        let mut due = session.deadline(self.silent_for).max(first);
         // Before it is connected there is nobody to ask, and nothing that could be done by asking for a turn.
         if let Role::Publisher(_) = session.role
             && session.keys.is_some()
@@ -466,7 +471,7 @@ impl State {
         {
             let asks = stream.tracks.iter().flatten().filter_map(Track::ask_at);
             if let Some(at) = asks.chain(stream.outward_deadline()).min() {
-                due = due.min(at.max(now));
+                due = due.min(at.max(first));
             }
         }
         if session.armed.is_none_or(|armed| due < armed) {

@@ -72,10 +72,12 @@ impl Stream {
         }
     }
 
-    /// The picture in the best of the sizes that come.
-    pub(crate) fn best_picture(&self, now: Instant) -> Option<&Track> {
-        let pictures = self.tracks.iter().flatten().filter(|track| track.media() == Media::Video);
-        pictures.max_by_key(|track| if track.rate(now) > 0 { track.usual() + 1 } else { 0 })
+    /// The picture in the best of the sizes that come: the one of that generation, unless another is clearly better.
+    pub(crate) fn best_picture(&self, now: Instant, current: u64) -> Option<&Track> {
+        let pictures = || self.tracks.iter().flatten().filter(|track| track.media() == Media::Video);
+        let best = pictures().max_by_key(|track| if track.rate(now) > 0 { track.usual() + 1 } else { 0 })?;
+        let current = pictures().find(|track| track.generation == current && track.rate(now) > 0);
+        Some(current.filter(|current| !best.needs_more_than(current)).unwrap_or(best))
     }
 
     /// Somebody needs a key frame, whatever the size.

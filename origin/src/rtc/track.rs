@@ -51,6 +51,12 @@ impl Track {
         }
     }
 
+    /// For another source that takes this one's place: what it sends is about as much, and it was asked for a key frame
+    /// if this one was.
+    pub(crate) fn successor(&self, generation: u64) -> Self {
+        Self { meter: self.meter, asked: self.asked, ..Self::new(generation, self.codec, self.layer) }
+    }
+
     pub(crate) fn media(&self) -> Media {
         self.codec.media()
     }
@@ -74,6 +80,11 @@ impl Track {
         self.meter.usual
     }
 
+    /// Whether it usually needs clearly more than another: what comes varies.
+    pub(crate) fn needs_more_than(&self, other: &Self) -> bool {
+        self.usual() / 5 > other.usual() / 4
+    }
+
     /// Somebody needs a key frame.
     pub(crate) fn want_keyframe(&self) {
         self.wanted.set(self.media() == Media::Video);
@@ -81,8 +92,7 @@ impl Track {
 
     /// Whether a key frame came since then.
     pub(crate) fn has_keyframe_since(&self, since: Instant) -> bool {
-        let first = self.log.keyframe().and_then(|at| self.log.from(at).next());
-        first.is_some_and(|packet| packet.arrived >= since)
+        self.log.keyframe_packet().is_some_and(|packet| packet.arrived >= since)
     }
 
     /// Whether the source is to be asked now.
@@ -101,7 +111,7 @@ impl Track {
 }
 
 /// How much of a track comes.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Meter {
     window: Option<Instant>,
     bytes: usize,

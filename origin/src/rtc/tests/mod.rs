@@ -193,6 +193,49 @@ fn sound_and_picture_are_told_against_one_clock() {
     assert!((89_000..=91_000).contains(&ticks), "a second of video: {ticks}");
 }
 
+/// The network may bring a packet of the source before behind the first of its successor.
+#[test]
+fn a_source_that_changes_takes_over_once() {
+    let mut world = World::new();
+    let mut publisher = world.publisher("river");
+    let mut player = world.player("river");
+    world.connect(&mut publisher);
+    world.connect(&mut player);
+    for number in 0..10 {
+        publisher.video(&mut world, number == 0, &h264(number == 0, number));
+        world.pass(SECOND / 25);
+    }
+    let late = publisher.sealed_video(&h264(false, 99));
+    publisher.begin_again(44);
+    let mut got = Vec::new();
+    world.take(&mut publisher);
+    world.take(&mut player);
+    let mut plis = 0;
+    for number in 10..30u8 {
+        publisher.video(&mut world, number == 10, &h264(number == 10, number));
+        if number == 15 {
+            world.datagram(publisher.address, &late);
+        }
+        world.pass(SECOND / 25);
+        got.extend(world.take(&mut player).iter().filter_map(|p| p.payload_of(101)).map(|p| p[2]));
+        plis += world.take(&mut publisher).iter().filter(|got| got.is_pli()).count();
+    }
+    assert_eq!((got, plis), ((10..30).collect::<Vec<u8>>(), 0));
+}
+
+/// What probes the bandwidth on a repair stream has no payload (RFC 4588 4), and is told of like all else.
+#[test]
+fn probes_are_no_strays() {
+    let mut world = World::new();
+    let mut publisher = world.publisher("river");
+    world.connect(&mut publisher);
+    publisher.video(&mut world, true, &h264(true, 0));
+    let before = world.state.counts.strays;
+    let probe = publisher.sealed_kind(107, &[]);
+    world.datagram(publisher.address, &probe);
+    assert_eq!(world.state.counts.strays, before);
+}
+
 /// It is asked when it is there; until then, nothing is due.
 #[test]
 fn a_publisher_under_way_whose_players_wait_keeps_nobody_busy() {

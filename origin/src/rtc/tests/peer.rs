@@ -335,6 +335,11 @@ impl Client {
         world.datagram(self.address, &sealed);
     }
 
+    /// Sends its picture as another source from now on.
+    pub(super) fn begin_again(&mut self, ssrc: u32) {
+        (self.video_ssrc, self.video) = (ssrc, FIRST);
+    }
+
     pub(super) fn skip_video(&mut self) {
         self.video += 1;
     }

@@ -110,6 +110,8 @@ fn a_player_that_tells_nothing_gets_the_best_that_comes() {
     assert!(sizes(0, at[0]).iter().all(|size| *size == b'f'), "{:?}", sizes(0, at[0]));
     assert_eq!(sizes(at[1] - 20, at[1]), [b'h'; 20], "the next best while that pauses");
     assert_eq!(sizes(at[2] - 20, at[2]), [b'f'; 20], "and the best again");
+    let told = got[at[2] - 1].1.wrapping_sub(got[0].1);
+    assert!(told.abs_diff(12 * 90_000) < 90_000, "the player's clock went {told} ticks in 12 s");
 }
 
 /// A path of so many bits a second with a queue: when a packet that is sent now is through.

@@ -88,6 +88,11 @@ impl Layers {
         *self = Self { try_after: self.try_after, ..Self::new(now, layer) };
     }
 
+    /// The layer that is sent has another place among all of them now.
+    pub fn stands_at(&mut self, layer: usize) {
+        self.current = layer;
+    }
+
     /// The layer that is sent.
     pub fn current(&self) -> usize {
         self.current

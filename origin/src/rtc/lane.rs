@@ -13,7 +13,7 @@ use super::track::{Reference, Track};
 
 /// A newcomer begins with the newest group if it is not larger and not older than this; else it waits for the next key
 /// frame, which the publisher is asked for.
-const BURST_BYTES: usize = 512 * 1024;
+pub(crate) const BURST_BYTES: usize = 512 * 1024;
 const BURST_AGE: Duration = Duration::from_secs(10);
 
 /// The newest group is played that much faster than it was sent, so that a newcomer is not behind.

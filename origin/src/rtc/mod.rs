@@ -186,14 +186,14 @@ impl Rtc {
             let this = self.clone();
             spawn_local(async move {
                 let each = |path, packet: &mut [u8]| {
-                    let now = Instant::now();
-                    let mut state = this.state.borrow_mut();
-                    state.datagram(now, path, packet, &this.sockets);
-                    state.flush(now, &this.sockets);
-                    drop(state);
-                    this.settle();
+                    this.state.borrow_mut().datagram(Instant::now(), path, packet, &this.sockets);
                 };
-                this.sockets.tcp.serve(stream, peer, each, |path| this.state.borrow().knows(path)).await;
+                let behind = |path| {
+                    this.state.borrow_mut().flush(Instant::now(), &this.sockets);
+                    this.settle();
+                    this.state.borrow().knows(path)
+                };
+                this.sockets.tcp.serve(stream, peer, each, behind).await;
             });
         }
     }

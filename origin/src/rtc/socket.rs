@@ -74,6 +74,12 @@ impl Wire for Sockets {
             bytes = rest;
         }
     }
+
+    fn forget(&self, path: Path) {
+        if path.is_tcp() {
+            self.tcp.close(path);
+        }
+    }
 }
 
 /// What the socket did.

@@ -37,6 +37,8 @@ pub(crate) trait Wire {
     fn send(&self, path: Path, datagram: &[u8]);
     /// Sends datagrams that lie one behind the other.
     fn send_all(&self, path: Path, bytes: &[u8], lengths: &[usize]);
+    /// The path leads to no session any more.
+    fn forget(&self, path: Path);
 }
 
 /// The hub's answer to a claim: the first frame's name and time, or why not.
@@ -220,6 +222,7 @@ impl State {
             && self.by_address.get(&forgotten.peer()) == Some(&at)
         {
             self.by_address.remove(&forgotten.peer());
+            wire.forget(forgotten);
         }
         if change.selected {
             debug!(session = session.ufrag, peer = %path.peer, "rtc: the peer is reached here");
@@ -514,6 +517,7 @@ impl State {
         for path in session.paths.known() {
             if self.by_address.get(&path.peer()) == Some(&at) {
                 self.by_address.remove(&path.peer());
+                wire.forget(path);
             }
         }
         self.leave(at, session.stream, matches!(session.role, Role::Player(_)));

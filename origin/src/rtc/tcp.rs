@@ -21,15 +21,15 @@ const FIRST: usize = 1 << 16;
 /// The longest frame that is read. DTLS and RTP of any client fit Ethernet's 1500.
 const FRAME_MAX: usize = 4096;
 
-/// What waits for a slow peer; more is lost, as a full queue on the way loses it.
-const WAITING_MAX: usize = 256 * 1024;
+/// What waits for a slow peer: a newcomer's first burst, and what comes while that goes out. More is lost, as a full queue
+/// on the way loses it.
+const WAITING_MAX: usize = 2 * super::lane::BURST_BYTES;
 
-/// Connections without a session are few and short: they could be anybody's.
+/// Connections without a session are few and short: they could be anybody's. One too many ends the oldest, of the same
+/// host if that has too many, so that nobody keeps others out by coming early.
 const STRANGERS_MAX: usize = 512;
+const STRANGERS_OF_ONE: usize = 64;
 const STRANGER_FOR: Duration = Duration::from_secs(10);
-
-/// How often it is looked whether the session is still there.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// What all connections did.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,7 +45,8 @@ pub(crate) struct Counts {
 pub(crate) struct Connections {
     stranger_for: Duration,
     all: RefCell<Slab<Rc<Connection>>>,
-    strangers: Cell<usize>,
+    /// The oldest first.
+    strangers: RefCell<VecDeque<Rc<Connection>>>,
     counts: Cell<Counts>,
 }
 
@@ -55,6 +56,8 @@ struct Connection {
     waiting: RefCell<VecDeque<u8>>,
     /// Something waits.
     wake: Notify,
+    /// It is to end.
+    end: Notify,
 }
 
 impl Path {
@@ -69,7 +72,7 @@ impl Default for Connections {
         Self {
             stranger_for: STRANGER_FOR,
             all: RefCell::default(),
-            strangers: Cell::default(),
+            strangers: RefCell::default(),
             counts: Cell::default(),
         }
     }
@@ -83,10 +86,7 @@ impl Connections {
 
     /// Sends one datagram; one that there is no room for is lost.
     pub(crate) fn send(&self, path: Path, datagram: &[u8]) {
-        let connection = self.all.borrow().get(path.socket.wrapping_sub(FIRST)).cloned();
-        // Its number may be another connection's by now.
-        let connection = connection.filter(|connection| connection.peer == path.peer);
-        let sent = connection.is_some_and(|connection| connection.send(datagram));
+        let sent = self.connection(path).is_some_and(|connection| connection.send(datagram));
         self.add(|counts| {
             counts.sent += u64::from(sent);
             counts.dropped += u64::from(!sent);
@@ -94,70 +94,93 @@ impl Connections {
         });
     }
 
-    /// Serves a connection to its end. `each` takes a datagram, `knows` tells whether a path leads to a session.
+    /// Ends a connection that leads to no session any more. What waits is sent if there is room for it.
+    pub(crate) fn close(&self, path: Path) {
+        if let Some(connection) = self.connection(path) {
+            connection.end.notify_one();
+        }
+    }
+
+    /// The connection of a path: its number may be another's by now.
+    fn connection(&self, path: Path) -> Option<Rc<Connection>> {
+        let connection = self.all.borrow().get(path.socket.checked_sub(FIRST)?).cloned();
+        connection.filter(|connection| connection.peer == path.peer)
+    }
+
+    /// Serves a connection to its end. `each` takes a datagram; `behind` is called behind each batch of them and tells
+    /// whether the path leads to a session by now.
     pub(crate) async fn serve(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
         mut each: impl FnMut(Path, &mut [u8]),
-        knows: impl Fn(Path) -> bool,
+        mut behind: impl FnMut(Path) -> bool,
     ) {
-        if self.strangers.get() >= STRANGERS_MAX {
-            return;
-        }
         // Frames are small, and each counts.
         stream.set_nodelay(true).ok();
-        let connection = Rc::new(Connection { stream, peer, waiting: RefCell::default(), wake: Notify::new() });
+        let (waiting, wake, end) = Default::default();
+        let connection = Rc::new(Connection { stream, peer, waiting, wake, end });
         let at = self.all.borrow_mut().insert(connection.clone());
         let path = Path { socket: FIRST + at, peer, local: None };
-        self.strangers.set(self.strangers.get() + 1);
+        self.admit(&connection);
         let mut stranger = true;
         let mut came = Vec::with_capacity(FRAME_MAX);
-        let mut look_at = Instant::now() + self.stranger_for;
+        let known_by = Instant::now() + self.stranger_for;
         loop {
             let turn = async {
                 tokio::select! {
-                    read = connection.read(&mut came) => read,
+                    over = connection.read(&mut came) => over,
                     () = connection.flush() => false,
+                    () = connection.end.notified() => true,
                 }
             };
-            if timeout_at(look_at, turn).await == Ok(true) {
-                break;
-            }
+            let over = if stranger { timeout_at(known_by, turn).await.unwrap_or(true) } else { turn.await };
             // Also of one that never stops sending.
-            if Instant::now() >= look_at {
-                if !knows(path) {
-                    break;
-                }
-                look_at = Instant::now() + LOOK_EVERY;
-            }
-            let (mut whole, mut taken) = (true, 0);
-            while let Some(length) = came.get(taken..).and_then(|rest| rest.first_chunk()) {
-                let length = usize::from(u16::from_be_bytes(*length));
-                whole = length <= FRAME_MAX;
-                let Some(frame) = came.get_mut(taken + 2..taken + 2 + length).filter(|_| whole) else { break };
-                self.add(|counts| {
-                    counts.received += 1;
-                    counts.bytes_in += length as u64;
-                });
-                each(path, frame);
-                taken += 2 + length;
-            }
-            came.drain(..taken);
-            if !whole {
+            if over || !self.cut(path, &mut came, &mut each) || (stranger && Instant::now() >= known_by) {
                 break;
+            }
+            if behind(path) && std::mem::replace(&mut stranger, false) {
+                self.strangers.borrow_mut().retain(|stranger| !Rc::ptr_eq(stranger, &connection));
             }
             // As long as there is something to read, nothing above waits.
             tokio::task::yield_now().await;
-            if stranger && knows(path) {
-                stranger = false;
-                self.strangers.set(self.strangers.get() - 1);
-            }
         }
-        if stranger {
-            self.strangers.set(self.strangers.get() - 1);
-        }
+        connection.write();
+        self.strangers.borrow_mut().retain(|stranger| !Rc::ptr_eq(stranger, &connection));
         self.all.borrow_mut().try_remove(at);
+    }
+
+    /// Makes room for one more of nobody that is known.
+    fn admit(&self, connection: &Rc<Connection>) {
+        let mut strangers = self.strangers.borrow_mut();
+        let same = |other: &Rc<Connection>| other.peer.ip() == connection.peer.ip();
+        let oldest = if strangers.iter().filter(|other| same(other)).count() >= STRANGERS_OF_ONE {
+            strangers.iter().position(same)
+        } else {
+            (strangers.len() >= STRANGERS_MAX).then_some(0)
+        };
+        if let Some(oldest) = oldest.and_then(|at| strangers.remove(at)) {
+            oldest.end.notify_one();
+        }
+        strangers.push_back(connection.clone());
+    }
+
+    /// Hands on the frames that came whole; false: this is not the protocol.
+    fn cut(&self, path: Path, came: &mut Vec<u8>, each: &mut impl FnMut(Path, &mut [u8])) -> bool {
+        let (mut whole, mut taken) = (true, 0);
+        while let Some(length) = came.get(taken..).and_then(|rest| rest.first_chunk()) {
+            let length = usize::from(u16::from_be_bytes(*length));
+            whole = length <= FRAME_MAX;
+            let Some(frame) = came.get_mut(taken + 2..taken + 2 + length).filter(|_| whole) else { break };
+            self.add(|counts| {
+                counts.received += 1;
+                counts.bytes_in += length as u64;
+            });
+            each(path, frame);
+            taken += 2 + length;
+        }
+        came.drain(..taken);
+        whole
     }
 
     fn add(&self, change: impl FnOnce(&mut Counts)) {
@@ -202,6 +225,10 @@ impl Connection {
         if self.stream.ready(Interest::WRITABLE).await.is_err() {
             return std::future::pending().await;
         }
+        self.write();
+    }
+
+    fn write(&self) {
         let mut waiting = self.waiting.borrow_mut();
         if let Ok(written) = self.stream.try_write(waiting.as_slices().0) {
             waiting.drain(..written);
@@ -216,6 +243,7 @@ impl Connection {
 mod tests {
     use std::io::{Read as _, Write as _};
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
     use tokio::time::timeout;
 
@@ -223,6 +251,20 @@ mod tests {
 
     /// Serves one connection with that patience, and returns what came within it.
     fn serve(write: impl FnOnce(std::net::TcpStream) + Send + 'static, known: bool) -> Option<(Vec<Vec<u8>>, Counts)> {
+        let came = RefCell::new(Vec::new());
+        let counts = serve_with(write, known, |connections, path, packet| {
+            came.borrow_mut().push(packet.to_vec());
+            connections.send(path, packet);
+        })?;
+        Some((came.into_inner(), counts))
+    }
+
+    /// The same, with each datagram left to `each`.
+    fn serve_with(
+        write: impl FnOnce(std::net::TcpStream) + Send + 'static,
+        known: bool,
+        each: impl Fn(&Connections, Path, &[u8]),
+    ) -> Option<Counts> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
         runtime.block_on(async {
@@ -231,17 +273,15 @@ mod tests {
             let writer = std::thread::spawn(move || write(client));
             let (stream, peer) = listener.accept().await.unwrap();
             let connections = Connections { stranger_for: Duration::from_millis(200), ..Connections::default() };
-            let mut came = Vec::new();
             let each = |path: Path, packet: &mut [u8]| {
                 assert!(path.is_tcp());
-                came.push(packet.to_vec());
-                connections.send(path, packet);
+                each(&connections, path, packet);
             };
             let served = timeout(Duration::from_secs(5), connections.serve(stream, peer, each, |_| known)).await;
             let counts = connections.counts();
-            assert_eq!((connections.strangers.get(), connections.all.borrow().len()), (0, 0));
+            assert_eq!((connections.strangers.borrow().len(), connections.all.borrow().len()), (0, 0));
             writer.join().unwrap();
-            served.ok().map(|()| (came, counts))
+            served.ok().map(|()| counts)
         })
     }
 
@@ -296,5 +336,78 @@ mod tests {
         assert!(silent.is_some_and(|(came, _)| came.is_empty()));
         let too_long = serve(|mut client| client.write_all(&[0xff; 5000]).unwrap_or_default(), true).unwrap();
         assert!(too_long.0.is_empty());
+    }
+    #[test]
+    fn a_burst_goes_out_whole() {
+        const DATAGRAM: usize = 1200;
+        const DATAGRAMS: usize = crate::rtc::lane::BURST_BYTES / DATAGRAM;
+        let burst = |connections: &Connections, path: Path, _: &[u8]| {
+            (0..DATAGRAMS).for_each(|_| connections.send(path, &[7; DATAGRAM]));
+        };
+        let counts = serve_with(
+            |mut client| {
+                client.write_all(&[0, 1, 9]).unwrap();
+                client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+                client.read_exact(&mut vec![0; DATAGRAMS * (DATAGRAM + 2)]).unwrap();
+            },
+            true,
+            burst,
+        )
+        .unwrap();
+        assert_eq!((counts.sent, counts.dropped), (DATAGRAMS as u64, 0));
+    }
+
+    /// Whoever comes has its turn, however many came before and say nothing.
+    #[test]
+    fn strangers_do_not_keep_others_out() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let connections = Rc::new(Connections::default());
+            let mut clients = Vec::new();
+            for number in 0..2 * STRANGERS_OF_ONE {
+                // One other host, which came first.
+                let from: SocketAddr = ([127, 0, 0, if number == 0 { 2 } else { 1 }], 0).into();
+                let socket = tokio::net::TcpSocket::new_v4().unwrap();
+                socket.bind(from).unwrap();
+                clients.push(socket.connect(listener.local_addr().unwrap()).await.unwrap());
+                let (stream, peer) = listener.accept().await.unwrap();
+                let connections = connections.clone();
+                tokio::task::spawn_local(async move {
+                    let each = |path: Path, packet: &mut [u8]| connections.send(path, packet);
+                    connections.serve(stream, peer, each, |_| false).await;
+                });
+                tokio::task::yield_now().await;
+            }
+            let answers = async |client: &mut TcpStream| {
+                client.write_all(&[0, 1, 9]).await.ok();
+                timeout(Duration::from_secs(5), client.read(&mut [0; 3])).await.unwrap().unwrap_or(0)
+            };
+            let mut answered = Vec::new();
+            for client in &mut clients {
+                answered.push(answers(client).await > 0);
+            }
+            let closed = STRANGERS_OF_ONE - 1;
+            assert!(answered[0], "a host that has not too many");
+            assert_eq!(answered[1..].iter().position(|answered| *answered), Some(closed), "{answered:?}");
+            assert!(answered[closed + 1..].iter().all(|answered| *answered), "{answered:?}");
+            assert_eq!(connections.strangers.borrow().len(), STRANGERS_OF_ONE + 1);
+        });
+    }
+
+    #[test]
+    fn a_connection_ends_with_its_session() {
+        let close = |connections: &Connections, path: Path, _: &[u8]| {
+            connections.send(path, b"bye");
+            connections.close(path);
+        };
+        let client = |mut client: std::net::TcpStream| {
+            client.write_all(&[0, 1, 9]).unwrap();
+            let mut all = Vec::new();
+            client.read_to_end(&mut all).unwrap();
+            assert_eq!(all, [0, 3, b'b', b'y', b'e']);
+        };
+        assert!(serve_with(client, true, close).is_some());
     }
 }

@@ -142,7 +142,7 @@ impl Publisher {
             self.quality.ignored += 1;
             return None;
         };
-        let Some(up) = self.upstreams.get_mut(at) else { return None };
+        let up = self.upstreams.get_mut(at)?;
         if let Some((recorder, number)) = self.twcc.as_mut().zip(up.of.ids.twcc.and_then(|id| extensions.get(id)))
             && let Some(number) = number.first_chunk()
         {
@@ -154,8 +154,8 @@ impl Publisher {
             Some(rtx) if rtx == header.payload_type => {
                 up.of.rtx_ssrc = Some(header.ssrc);
                 // RFC 4588 4; what only probes the bandwidth has no payload.
-                let Some((original, payload)) = payload.split_first_chunk() else { return None };
-                let Some(newest) = up.newest else { return None };
+                let (original, payload) = payload.split_first_chunk()?;
+                let newest = up.newest?;
                 self.quality.repaired += 1;
                 (nearest(newest, u16::from_be_bytes(*original)), payload, true)
             }

@@ -55,7 +55,7 @@ struct Inner {
 
 impl Stream {
     /// How many formats there are; see [`Stream::place`].
-    pub(crate) const FORMATS: usize = 2;
+    pub(crate) const FORMATS: usize = 3;
 
     pub(crate) fn new(hub: &Rc<Hub>, name: StreamName, link: Rc<Link>, play: Play) -> Rc<Self> {
         let config = hub.config();
@@ -69,7 +69,7 @@ impl Stream {
             last: None,
             live: false,
             play,
-            fans: [None, None],
+            fans: Default::default(),
             marked: false,
             walking: false,
             arrived: None,
@@ -101,8 +101,9 @@ impl Stream {
 
     fn place(format: Format) -> usize {
         match format {
-            Format::Rtmp { .. } => 0,
-            Format::Flv => 1,
+            Format::Rtmp { opus: false, .. } => 0,
+            Format::Rtmp { opus: true, .. } => 1,
+            Format::Flv => 2,
         }
     }
 
@@ -344,7 +345,7 @@ impl Stream {
     /// Lets the logs go; nobody plays it. Bytes gained.
     pub(crate) fn close(&self) -> usize {
         let gained = self.log_memory();
-        self.inner.borrow_mut().fans = [None, None];
+        self.inner.borrow_mut().fans = Default::default();
         gained
     }
 

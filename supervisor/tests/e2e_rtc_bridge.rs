@@ -50,6 +50,26 @@ fn the_browser_is_played_by_rtmp() {
     }
 }
 
+/// Players that say that they take Opus get it as it was sent; others get AAC.
+#[test]
+fn opus_passes_untranscoded_where_it_is_taken() {
+    let (host, _) = rtc::start(YAML);
+    let scratch = tempfile::tempdir().unwrap();
+    let _publisher = rtc::ffmpeg_publishes_beats(&whip(host.api, "both", ""), scratch.path());
+    let url = format!("rtmp://{}/live/both", host.rtmp);
+    for (announced, codec) in [(&["-rtmp_enhanced_codecs", "Opus"][..], "opus"), (&[], "aac")] {
+        let mut command = rtc::new_ffmpeg();
+        command.args(["-v", "info"]).args(announced).args(["-i", &url, "-t", "4"]);
+        command.args(["-af", "silencedetect=noise=-30dB:d=0.2", "-f", "null", "-"]);
+        let mut player = Ffmpeg::spawn(command, format!("player of {codec}"), scratch.path());
+        let status = player.wait(Duration::from_secs(4) + 2 * SOON);
+        let log = player.errors();
+        assert!(status.success() && log.contains(&format!("Audio: {codec}")), "{status}: {log}");
+        assert!(log.matches("silence_end").count() >= 3, "{codec}: the tone is not heard: {log}");
+        assert!(!log.contains("Error") && !log.contains("corrupt"), "{log}");
+    }
+}
+
 /// Sound is decoded, encoded again and carried by another clock on its way; it stays with its picture.
 #[test]
 fn sound_and_picture_stay_together() {

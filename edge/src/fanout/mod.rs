@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use slab::Slab;
 use tokio::net::TcpStream;
-use weir_media::{Frame, Gop, Log};
+use weir_media::{Configs, Frame, Gop, Log};
 
 pub(crate) use format::Format;
 pub(crate) use player::{CloseReason, Handle, Moving};
@@ -82,10 +82,10 @@ impl FanOut {
         let mut configs = gop.start_configs().clone();
         for (i, frame) in gop.frames().enumerate() {
             let prelude = (i == 0).then(|| fan.format.prelude(&configs, frame.dts));
-            fan.append(frame, prelude);
             if frame.info.config {
                 configs.update(frame);
             }
+            fan.append(frame, prelude, &configs);
         }
         fan
     }
@@ -94,15 +94,19 @@ impl FanOut {
     pub(crate) fn push(&mut self, frame: &Frame, starts_group: bool, gop: &Gop) {
         let joinable = starts_group && gop.joinable();
         let prelude = joinable.then(|| self.format.prelude(gop.start_configs(), frame.dts));
-        self.append(frame, prelude);
+        self.append(frame, prelude, gop.configs());
         if !gop.joinable() {
             self.log.clear_joins();
         }
     }
 
-    fn append(&mut self, frame: &Frame, prelude: Option<weir_media::Prelude>) {
+    /// A frame that is not for these players has its place in the log all the same: players that come from another
+    /// process go on behind the frame that they had there.
+    fn append(&mut self, frame: &Frame, prelude: Option<weir_media::Prelude>, configs: &Configs) {
         self.scratch.clear();
-        self.format.encode(&mut self.scratch, frame);
+        if self.format.takes(frame, configs) {
+            self.format.encode(&mut self.scratch, frame);
+        }
         self.log.append(frame.id, frame.dts, prelude, &self.scratch);
     }
 

@@ -170,7 +170,9 @@ impl State {
         let Some(stream) = self.streams.get_mut(at) else { return };
         let Some(wishes) = stream.wishes else { return };
         let Some(options) = wishes.to_rtc else { return };
-        if stream.subscription != Some(channel) || matches!(stream.source, Source::Session(_)) {
+        // What stands in for other sound was made here, of a session that is gone.
+        if stream.subscription != Some(channel) || matches!(stream.source, Source::Session(_)) || frame.is_alternative()
+        {
             return;
         }
         stream.source = Source::Hub;
@@ -325,17 +327,24 @@ impl State {
         let Some(stream) = self.streams.get_mut(at) else { return };
         let aac = stream.wishes.map_or(0, |wishes| wishes.aac);
         let (Some(outward), Some(publication)) = (&mut stream.outward, &mut stream.publication) else { return };
-        let mut keyframe = false;
+        let (mut keyframe, channel, offset) = (false, publication.channel, outward.offset);
+        let mut frame = |kind, dts_us, body| {
+            let dts = offset.saturating_add(dts_us).max(0);
+            let frame = Frame::new(publication.next, kind, dts, body);
+            publication.next.seq += 1;
+            if dts >= publication.newest.0 {
+                publication.newest = (dts, now);
+            }
+            frame
+        };
         while let Some(output) = outward.machine.poll() {
             match output {
                 to_rtmp::Output::Frame { kind, dts_us, body } => {
-                    let dts = outward.offset.saturating_add(dts_us).max(0);
-                    let frame = Frame::new(publication.next, kind, dts, body);
-                    publication.next.seq += 1;
-                    if dts >= publication.newest.0 {
-                        publication.newest = (dts, now);
-                    }
-                    self.to_hub.push_back(Record::Frame { channel: publication.channel, frame });
+                    self.to_hub.push_back(Record::Frame { channel, frame: frame(kind, dts_us, body) });
+                }
+                to_rtmp::Output::Opus { dts_us, body } => {
+                    let frame = frame(Kind::Audio, dts_us, body).as_alternative();
+                    self.to_hub.push_back(Record::Frame { channel, frame });
                 }
                 to_rtmp::Output::Sound { pts_us, packet } => {
                     if !std::mem::replace(&mut outward.sound.wanted, true) {

@@ -182,6 +182,14 @@ pub fn aac_head(config: bool) -> [u8; 2] {
     [AAC << 4 | 0x0f, u8::from(!config)]
 }
 
+/// The configuration of Opus with so many channels at 48 kHz (OpusHead, RFC 7845 5.1), as a stream without a start has it.
+pub fn opus_config(channels: u8) -> [u8; 19] {
+    let mut head = *b"OpusHead\x01\0\0\0\0\0\0\0\0\0\0";
+    head[9] = channels;
+    head[12..16].copy_from_slice(&48_000_u32.to_le_bytes());
+    head
+}
+
 /// The head of an Opus body.
 pub fn opus_head(config: bool) -> [u8; 5] {
     let packet = if config { audio_packet::SEQUENCE_START } else { audio_packet::CODED_FRAMES };
@@ -234,6 +242,7 @@ mod tests {
         assert_eq!((parse(b"\x3fx"), parse(b"\x91ac-3x"), parse(b"\xaf")), (None, None, None));
         assert_eq!((&aac_head(true), &aac_head(false)), (b"\xaf\0", b"\xaf\x01"));
         assert_eq!(&opus_head(false), b"\x91Opus");
+        assert_eq!(&opus_config(2), b"OpusHead\x01\x02\0\0\x80\xbb\0\0\0\0\0");
     }
 
     #[test]

@@ -33,6 +33,10 @@ pub struct TagInfo {
 /// Added to a slot for enhanced metadata (HDR, channel layout), which stands beside its track's sequence header.
 pub const SLOT_METADATA: u16 = 0x100;
 
+/// Added to a slot for sound in another codec that stands in for the same sound in the usual one: a server's own, which
+/// goes to players that said that they understand it, in place of the other. No body says so.
+pub const SLOT_ALTERNATIVE: u16 = 0x200;
+
 /// A codec as FLV names it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Codec {

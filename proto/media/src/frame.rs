@@ -2,7 +2,7 @@ use core::fmt;
 
 use bytes::Bytes;
 
-use crate::flv::TagInfo;
+use crate::flv::{SLOT_ALTERNATIVE, TagInfo};
 
 /// One life of a stream's publication. The origin grants it: greater than every earlier one of that stream, and at
 /// least the wall clock in microseconds, so that an origin which lost its memory still grants a greater one.
@@ -60,6 +60,17 @@ impl Frame {
     /// A frame whose `info` is read from its body.
     pub fn new(id: FrameId, kind: Kind, dts: i64, body: Bytes) -> Self {
         Self { id, kind, info: TagInfo::parse(kind, &body), dts, body }
+    }
+
+    /// The same frame as one that stands in for others ([`SLOT_ALTERNATIVE`]).
+    pub fn as_alternative(mut self) -> Self {
+        self.info.slot |= SLOT_ALTERNATIVE;
+        self
+    }
+
+    /// Whether it stands in for others.
+    pub fn is_alternative(&self) -> bool {
+        self.info.slot & SLOT_ALTERNATIVE != 0
     }
 
     /// The time as FLV and RTMP write it: milliseconds modulo 2^32.

@@ -49,6 +49,11 @@ impl Configs {
         self.frames.iter()
     }
 
+    /// Whether there is sound that stands in for the usual one ([`Frame::is_alternative`]).
+    pub fn has_alternative(&self) -> bool {
+        self.frames.iter().any(Frame::is_alternative)
+    }
+
     /// Whether there is nothing yet.
     pub fn is_empty(&self) -> bool {
         self.frames.is_empty()

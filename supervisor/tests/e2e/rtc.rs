@@ -221,7 +221,8 @@ pub fn ffmpeg_publishes_beats(url: &str, scratch: &Path) -> Ffmpeg {
     ffmpeg_publishes_of(url, picture, "aevalsrc='0.5*sin(880*2*PI*t)*lt(mod(t,1),0.2)':s=48000", scratch)
 }
 
-fn ffmpeg_publishes_of(url: &str, picture: &str, sound: &str, scratch: &Path) -> Ffmpeg {
+/// An ffmpeg that is newer than Debian's: it has a WHIP muxer, and enhanced RTMP with Opus.
+pub fn new_ffmpeg() -> Command {
     let binaries = tools().join("imageio-ffmpeg/imageio_ffmpeg/binaries");
     let entries = std::fs::read_dir(&binaries).unwrap().map(|entry| entry.unwrap().path());
     let program = entries.into_iter().find(|path| {
@@ -229,7 +230,13 @@ fn ffmpeg_publishes_of(url: &str, picture: &str, sound: &str, scratch: &Path) ->
         name.starts_with("ffmpeg") && !name.ends_with(".md")
     });
     let mut command = Command::new(program.expect("imageio-ffmpeg without an ffmpeg"));
-    command.args(["-nostdin", "-hide_banner", "-v", "error", "-re", "-f", "lavfi", "-i", picture]);
+    command.args(["-nostdin", "-hide_banner", "-v", "error"]);
+    command
+}
+
+fn ffmpeg_publishes_of(url: &str, picture: &str, sound: &str, scratch: &Path) -> Ffmpeg {
+    let mut command = new_ffmpeg();
+    command.args(["-re", "-f", "lavfi", "-i", picture]);
     command.args(["-re", "-f", "lavfi", "-i", sound, "-c:v", "libx264", "-profile:v", "baseline"]);
     command.args(["-preset", "ultrafast", "-tune", "zerolatency", "-b:v", "600k", "-g", "25", "-pix_fmt", "yuv420p"]);
     command.args(["-c:a", "libopus", "-ac", "2", "-b:a", "48k", "-t", "300", "-f", "whip", url]);

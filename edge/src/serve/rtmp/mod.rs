@@ -67,8 +67,18 @@ pub(crate) async fn serve(cx: Context, client: Client, refused: Option<NoRoom>) 
     let chunk_size = cx.hub.config().edge.rtmp.chunk_size;
     let machine = Server::new(Instant::now(), limits(&cx), random(), chunk_size);
     let machine = Rc::new(RefCell::new(machine));
-    attend(Session { client, machine, role: Role::None, chunk_size, named: String::new(), refused, refused_by: 0, cx })
-        .await;
+    attend(Session {
+        client,
+        machine,
+        role: Role::None,
+        chunk_size,
+        opus: false,
+        named: String::new(),
+        refused,
+        refused_by: 0,
+        cx,
+    })
+    .await;
 }
 
 fn limits(cx: &Context) -> Limits {
@@ -110,6 +120,8 @@ struct Session {
     machine: Rc<RefCell<Server>>,
     role: Role,
     chunk_size: u32,
+    /// It said that it takes Opus.
+    opus: bool,
     /// The stream last published or played.
     named: String,
     refused: Option<NoRoom>,
@@ -301,7 +313,8 @@ impl Session {
         Ok(())
     }
 
-    fn connect(&self, request: &ConnectRequest) -> Result<(), Done> {
+    fn connect(&mut self, request: &ConnectRequest) -> Result<(), Done> {
+        self.opus = request.enhanced.takes_audio("Opus");
         debug!(client = %self.client.id, peer = %self.client.peer, vhost = request.vhost, app = request.app,
             flash_ver = request.flash_ver, "rtmp connect");
         let machine = &mut *self.machine.borrow_mut();
@@ -396,7 +409,7 @@ impl Session {
         }
         let cached = self.cx.hub.config().vhost(&name.vhost).is_none_or(|(_, v)| v.play.gop_cache);
         let start = Start { front, intro: Vec::new(), cached };
-        let format = Format::Rtmp { chunk_size: self.chunk_size };
+        let format = Format::Rtmp { chunk_size: self.chunk_size, opus: self.opus };
         let member = stream.join(format, self.client.socket()?.clone(), start);
         // A stream that is not published yet is waited for in silence; its end is told.
         let told_live = member.handle().live();

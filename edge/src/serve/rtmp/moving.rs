@@ -28,12 +28,13 @@ use crate::stream::{Member, Stream};
 pub(crate) fn arrive(cx: Context, client: Client, state: session::Rtmp) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
     let saved = Saved::decode(&*state.connection).ok()?;
     let machine = Rc::new(RefCell::new(Server::restore(saved, Instant::now(), limits(&cx))?));
-    let chunk_size = state.chunk_size;
+    let (chunk_size, opus) = (state.chunk_size, state.opus);
     let mut session = Session {
         client,
         machine,
         role: Role::None,
         chunk_size,
+        opus,
         named: String::new(),
         refused: None,
         refused_by: 0,
@@ -82,7 +83,7 @@ impl Session {
     }
 
     fn play_on(&mut self, stream: &Rc<Stream>, moving: Moving, told_live: bool) -> Result<(), Done> {
-        let format = Format::Rtmp { chunk_size: self.chunk_size };
+        let format = Format::Rtmp { chunk_size: self.chunk_size, opus: self.opus };
         let member = stream.arrive(format, self.client.socket()?.clone(), moving, told_live);
         self.role = self.player(member, told_live);
         // What has become of the stream on the way.
@@ -95,6 +96,7 @@ impl Session {
         let state = session::Rtmp {
             connection: saved.encode_to_vec(),
             chunk_size: self.chunk_size,
+            opus: self.opus,
             ..session::Rtmp::default()
         };
         match std::mem::replace(&mut self.role, Role::None) {

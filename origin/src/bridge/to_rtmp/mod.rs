@@ -60,6 +60,13 @@ pub(crate) enum Output {
         /// FLV tag body.
         body: Bytes,
     },
+    /// Publish this frame of sound in place of [`Output::Frame`]'s for players that take Opus.
+    Opus {
+        /// As there.
+        dts_us: i64,
+        /// FLV tag body.
+        body: Bytes,
+    },
     /// Give this to the transcoder, and what it makes of it to [`ToRtmp::aac`].
     Sound {
         /// Presentation time in microseconds from the first packet.
@@ -101,6 +108,8 @@ pub(crate) struct ToRtmp {
     asked: Option<Instant>,
     /// AudioSpecificConfig that was announced.
     sound: Option<Bytes>,
+    /// The configuration of Opus was given out.
+    opus_announced: bool,
     dropped: Dropped,
     out: VecDeque<Output>,
 }
@@ -128,6 +137,7 @@ impl ToRtmp {
             keyframe: None,
             asked: None,
             sound: None,
+            opus_announced: false,
             dropped: Dropped::default(),
             out: VecDeque::new(),
         }
@@ -189,6 +199,19 @@ impl ToRtmp {
         self.put(Kind::Audio, pts_us, [&body::aac_head(false)[..], frame].concat());
     }
 
+    /// The packet as it came, behind its configuration: what a packet says of channels is the encoder's choice (RFC 7587
+    /// 4.1), so stereo, which every decoder makes of all.
+    fn opus(&mut self, dts_us: i64, packet: &[u8]) {
+        let mut put = |config: bool, data: &[u8]| {
+            let body = [&body::opus_head(config)[..], data].concat().into();
+            self.out.push_back(Output::Opus { dts_us, body });
+        };
+        if !std::mem::replace(&mut self.opus_announced, true) {
+            put(true, &body::opus_config(2));
+        }
+        put(false, packet);
+    }
+
     /// Does what is due.
     pub(crate) fn timeout(&mut self, now: Instant) {
         while let Some(next) = self.audio.pop(now) {
@@ -196,6 +219,7 @@ impl ToRtmp {
                 Next::Packet((_, packet)) if packet.is_empty() => {}
                 Next::Packet((timestamp, packet)) => {
                     let pts_us = self.clock.time(now, Media::Audio, timestamp);
+                    self.opus(pts_us, &packet);
                     self.out.push_back(Output::Sound { pts_us, packet });
                 }
                 Next::Lost => self.dropped.gaps += 1,

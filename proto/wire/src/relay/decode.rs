@@ -108,7 +108,8 @@ impl Decoder {
 }
 
 fn finish(channel: u32, head: &FrameHead, body: Bytes) -> Record {
-    Record::Frame { channel, frame: Frame::new(head.id, head.kind, head.dts, body) }
+    let frame = Frame::new(head.id, head.kind, head.dts, body);
+    Record::Frame { channel, frame: if head.alternative { frame.as_alternative() } else { frame } }
 }
 
 #[cfg(test)]
@@ -156,10 +157,10 @@ mod tests {
                 index,
                 joinable
             }),
-            (channel, id, any::<i64>(), kind, prop_oneof![0usize..100, 60_000usize..200_000]).prop_map(
-                |(channel, id, dts, kind, size)| Record::Frame {
-                    channel,
-                    frame: Frame::new(id, kind, dts, Bytes::from(vec![7; size]))
+            (channel, id, any::<i64>(), kind, prop_oneof![0usize..100, 60_000usize..200_000], any::<bool>()).prop_map(
+                |(channel, id, dts, kind, size, alternative)| {
+                    let frame = Frame::new(id, kind, dts, Bytes::from(vec![7; size]));
+                    Record::Frame { channel, frame: if alternative { frame.as_alternative() } else { frame } }
                 }
             ),
         ]

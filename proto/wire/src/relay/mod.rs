@@ -7,6 +7,7 @@
 //! ```text
 //! record  = length:u24  type:u8  channel:u32  payload       length counts the payload; integers are big-endian
 //! frame   = epoch:u64 seq:u64 dts:i64 kind:u8 total:u32 body    total counts the whole body; the rest follows in `more`
+//!                                                               kind's high bit: it stands in for others
 //! ```
 //!
 //! A channel is a number chosen by the edge; it stands for one publication or one subscription on that connection.

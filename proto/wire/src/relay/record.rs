@@ -13,6 +13,9 @@ pub const FRAME_MAX: usize = 16 * 1024 * 1024;
 /// The largest name or reason, in bytes.
 const TEXT_MAX: usize = 1024;
 
+/// Bit of a frame's kind: it stands in for others ([`Frame::is_alternative`]).
+const ALTERNATIVE: u8 = 0x80;
+
 pub(super) const HEADER: usize = 8;
 pub(super) const FRAME_HEAD: usize = 8 + 8 + 8 + 1 + 4;
 
@@ -197,7 +200,7 @@ pub(super) fn encode_frame_head(out: &mut BytesMut, channel: u32, frame: &Frame)
     header(out, FRAME_HEAD + part.len(), kind::FRAME, channel);
     put_id(out, frame.id);
     out.put_i64(frame.dts);
-    out.put_u8(frame.kind as u8);
+    out.put_u8(frame.kind as u8 | if frame.is_alternative() { ALTERNATIVE } else { 0 });
     out.put_u32(u32::try_from(body.len()).unwrap_or(u32::MAX));
     out.put_slice(part);
     part.len()
@@ -314,15 +317,18 @@ pub(super) struct FrameHead {
     pub(super) id: FrameId,
     pub(super) dts: i64,
     pub(super) kind: Kind,
+    pub(super) alternative: bool,
     pub(super) total: usize,
 }
 
 pub(super) fn get_frame_head(b: &mut Bytes) -> Option<FrameHead> {
     let id = get_id(b)?;
     let dts = get_i64(b)?;
-    let kind = Kind::from_type(get_u8(b)?)?;
+    let kind = get_u8(b)?;
+    let alternative = kind & ALTERNATIVE != 0;
+    let kind = Kind::from_type(kind & !ALTERNATIVE)?;
     let total = usize::try_from(b.try_get_u32().ok()?).ok()?;
-    Some(FrameHead { id, dts, kind, total })
+    Some(FrameHead { id, dts, kind, alternative, total })
 }
 
 fn put_text(out: &mut BytesMut, text: &str) {

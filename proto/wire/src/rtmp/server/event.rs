@@ -78,6 +78,18 @@ pub struct Enhanced {
     pub caps_ex: Option<u32>,
 }
 
+/// Bits of a codec in `audioFourCcInfoMap` that say that the client takes it: it decodes, or forwards.
+const TAKES: u32 = 1 | 4;
+
+impl Enhanced {
+    /// Whether the client said that it takes sound in a codec, by its FourCC or by `*`.
+    pub fn takes_audio(&self, four_cc: &str) -> bool {
+        let named = |name: &str| name == four_cc || name == "*";
+        let listed = self.four_cc_list.iter().flatten().any(|name| named(name));
+        self.audio.as_ref().map_or(listed, |map| map.iter().any(|(name, bits)| named(name) && bits & TAKES != 0))
+    }
+}
+
 /// A publish or play command. `Debug` leaves the query out, as it may carry a secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StreamRequest {

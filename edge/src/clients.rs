@@ -4,10 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use weir_media::StreamName;
+use weir_node::lately::Lately;
 use weir_proto::supervisor::{ClientRow, Look, Seen};
 
 use crate::fanout::Handle;
@@ -32,15 +34,30 @@ struct Known {
     name: StreamName,
     does: RefCell<Does>,
     since: Instant,
+    lately: Cell<Lately>,
     kick: Notify,
 }
 
 impl Known {
-    fn row(&self, number: u64) -> ClientRow {
-        let (kind, received, sent) = match &*self.does.borrow() {
+    /// What it does, and bytes of it and to it.
+    fn done(&self) -> (&'static str, u64, u64) {
+        match &*self.does.borrow() {
             Does::Publish(read) => ("fmle-publish", read.get(), 0),
-            Does::Play(kind, handle) => (*kind, 0, handle.sent()),
-        };
+            Does::Play(kind, handle) => (kind, 0, handle.sent()),
+        }
+    }
+
+    fn note(&self) {
+        let (_, received, sent) = self.done();
+        let mut lately = self.lately.get();
+        lately.note(received + sent);
+        self.lately.set(lately);
+    }
+
+    fn row(&self, number: u64, noted: Duration) -> ClientRow {
+        let (kind, received, sent) = self.done();
+        let alive = self.since.elapsed();
+        let bps = self.lately.get().bps(received + sent, noted, alive);
         ClientRow {
             number,
             vhost: self.name.vhost.to_string(),
@@ -48,9 +65,11 @@ impl Known {
             stream: self.name.stream.to_string(),
             peer: self.peer.to_string(),
             kind: kind.to_owned(),
-            alive_ms: u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            alive_ms: u64::try_from(alive.as_millis()).unwrap_or(u64::MAX),
             received,
             sent,
+            received_bps: if sent == 0 { bps } else { 0 },
+            sent_bps: if sent == 0 { 0 } else { bps },
             ..ClientRow::default()
         }
     }
@@ -65,22 +84,35 @@ impl Clients {
         does: Does,
         count: Counted,
     ) -> Place {
-        let known = Rc::new(Known { peer, name, does: RefCell::new(does), since: Instant::now(), kick: Notify::new() });
+        let (does, lately) = (RefCell::new(does), Cell::default());
+        let known = Rc::new(Known { peer, name, does, since: Instant::now(), lately, kick: Notify::new() });
         self.0.borrow_mut().insert(number, known.clone());
         Place { clients: self.clone(), number, known, _count: count }
     }
 
-    /// Those that were asked for.
-    pub(crate) fn look(&self, look: &Look) -> Seen {
+    /// Notes how many bytes each moved so far.
+    pub(crate) fn note(&self) {
+        self.0.borrow().values().for_each(|known| known.note());
+    }
+
+    /// Those that were asked for. `noted`: the time since [`Clients::note`].
+    pub(crate) fn look(&self, look: &Look, noted: Duration) -> Seen {
         let all = self.0.borrow();
         let rows: Vec<ClientRow> = match look.number {
-            Some(number) => all.get(&number).map(|known| known.row(number)).into_iter().collect(),
+            Some(number) => all.get(&number).map(|known| known.row(number, noted)).into_iter().collect(),
             None => {
                 let part = all.iter().skip(look.start as usize).take(look.count as usize);
-                part.map(|(number, known)| known.row(*number)).collect()
+                part.map(|(number, known)| known.row(*number, noted)).collect()
             }
         };
-        Seen { token: look.token, clients: rows, total: all.len() as u64 }
+        Seen { token: look.token, clients: rows, total: all.len() as u64, ..Seen::default() }
+    }
+
+    /// The numbers of those who publish.
+    pub(crate) fn publishers(&self) -> FxHashMap<StreamName, u64> {
+        let all = self.0.borrow();
+        let publishing = all.iter().filter(|(_, known)| matches!(&*known.does.borrow(), Does::Publish(_)));
+        publishing.map(|(number, known)| (known.name.clone(), *number)).collect()
     }
 
     /// Has a client closed; false: there is none.
@@ -135,18 +167,19 @@ mod tests {
             clients.enter((number, ([192, 0, 2, 1], 1000).into()), name.clone(), does, count)
         };
         let mut places: Vec<Place> = (1..=5).map(enter).collect();
-        let numbers = |look: Look| clients.look(&look).clients.iter().map(|row| row.number).collect::<Vec<_>>();
+        let numbers =
+            |look: Look| clients.look(&look, Duration::ZERO).clients.iter().map(|row| row.number).collect::<Vec<_>>();
         assert_eq!(numbers(Look { start: 1, count: 3, ..Look::default() }), [2, 3, 4]);
         assert_eq!(numbers(Look { number: Some(5), ..Look::default() }), [5]);
-        assert_eq!(clients.look(&Look::default()).total, 5);
+        assert_eq!(clients.look(&Look::default(), Duration::ZERO).total, 5);
         drop(places.remove(0));
         assert_eq!(numbers(Look { start: 0, count: 9, ..Look::default() }), [2, 3, 4, 5]);
         assert!(clients.kick(2) && !clients.kick(1));
         // Another role on the same connection.
         let again = enter(5);
         drop(places.pop());
-        assert_eq!(clients.look(&Look::default()).total, 4);
+        assert_eq!(clients.look(&Look::default(), Duration::ZERO).total, 4);
         drop(again);
-        assert_eq!(clients.look(&Look::default()).total, 3);
+        assert_eq!(clients.look(&Look::default(), Duration::ZERO).total, 3);
     }
 }

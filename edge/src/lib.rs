@@ -15,6 +15,7 @@ mod publish;
 mod pull;
 mod quality;
 mod relay;
+mod rows;
 mod serve;
 mod stats;
 mod stream;

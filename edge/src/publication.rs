@@ -2,14 +2,17 @@
 
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 use weir_media::{Frame, FrameId, Gop, Kind, StreamName, Timeline};
 use weir_node::handover::STATE_MAX;
+use weir_node::lately::Lately;
+use weir_node::rows;
 use weir_proto::session;
+use weir_proto::supervisor::StreamRow;
 use weir_wire::relay::{self, Decoder, Record};
 
 use crate::handover;
@@ -41,6 +44,11 @@ struct Inner {
     until_group: bool,
     quality: Quality,
     traffic: Option<Rc<Traffic>>,
+    /// Bytes of its publisher's frames, and how many these are.
+    received: u64,
+    frames: u64,
+    lately: Lately,
+    since: Instant,
 }
 
 impl Publication {
@@ -55,6 +63,10 @@ impl Publication {
             until_group: false,
             quality: Quality::new(Instant::now()),
             traffic: None,
+            received: 0,
+            frames: 0,
+            lately: Lately::default(),
+            since: Instant::now(),
         };
         let hub_weak = Rc::downgrade(hub);
         let publication =
@@ -87,6 +99,10 @@ impl Publication {
             until_group: false,
             quality: Quality::new(Instant::now()),
             traffic: None,
+            received: 0,
+            frames: 0,
+            lately: Lately::default(),
+            since: Instant::now(),
         };
         let (key, hub_weak) = (state.key, Rc::downgrade(hub));
         let name = handover::name(state.name.as_ref()?);
@@ -137,6 +153,24 @@ impl Publication {
     /// How well the publisher sends.
     pub(crate) fn quality(&self, now: Instant) -> Look {
         self.inner.borrow_mut().quality.look(now)
+    }
+
+    /// Notes how many bytes came so far.
+    pub(crate) fn note(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.lately.note(inner.received);
+    }
+
+    /// What operators are told of it. `noted`: the time since [`Publication::note`].
+    pub(crate) fn describe(&self, row: &mut StreamRow, noted: Duration) {
+        let inner = self.inner.borrow();
+        let alive = inner.since.elapsed();
+        row.clients += 1;
+        row.received += inner.received;
+        row.received_bps += inner.lately.bps(inner.received, noted, alive);
+        row.frames += inner.frames;
+        row.alive_ms = u64::try_from(alive.as_millis()).unwrap_or(u64::MAX);
+        rows::describe(row, &inner.gop);
     }
 
     pub(crate) fn link(&self) -> &Rc<Link> {
@@ -205,6 +239,8 @@ impl Publication {
         }
         let Some((id, send)) = inner.publish.next_frame() else { return };
         let frame = Frame::new(id, kind, dts, body);
+        inner.received += frame.body.len() as u64;
+        inner.frames += 1;
         if !frame.info.config {
             inner.quality.frame(now, kind, dts, frame.body.len(), bridged);
         }

@@ -11,6 +11,9 @@ use tokio::task::spawn_local;
 use tracing::{debug, info};
 use weir_media::{Frame, FrameId, Gop, StreamName};
 use weir_node::config::Play;
+use weir_node::lately::Lately;
+use weir_node::rows;
+use weir_proto::supervisor::StreamRow;
 use weir_wire::relay::{RECORD_MAX, Record};
 
 use crate::fanout::{Blocked, FanOut, Format, Handle, Moving, Patience, Start, Walk};
@@ -51,6 +54,10 @@ struct Inner {
     /// When the first frame arrived that no round has seen.
     arrived: Option<Instant>,
     traffic: Option<Rc<Traffic>>,
+    /// Bytes to its players.
+    sent: u64,
+    lately: Lately,
+    since: Instant,
 }
 
 impl Stream {
@@ -74,6 +81,9 @@ impl Stream {
             walking: false,
             arrived: None,
             traffic: None,
+            sent: 0,
+            lately: Lately::default(),
+            since: Instant::now(),
         };
         Rc::new(Self {
             name,
@@ -143,7 +153,9 @@ impl Stream {
             });
             let entered = enter(fan, handle.clone(), inner.play.gop_cache);
             if let Some(hub) = &hub {
-                hub.count(fan.take_counts(), fan.protocol(), inner.traffic.as_deref());
+                let counts = fan.take_counts();
+                inner.sent += counts.1;
+                hub.count(counts, fan.protocol(), inner.traffic.as_deref());
             }
             entered
         };
@@ -311,7 +323,9 @@ impl Stream {
                 let before = fan.memory();
                 complete &= fan.walk(walk, patience, &mut blocked);
                 hub.log_memory_shrank(before - fan.memory());
-                hub.count(fan.take_counts(), fan.protocol(), inner.traffic.as_deref());
+                let counts = fan.take_counts();
+                inner.sent += counts.1;
+                hub.count(counts, fan.protocol(), inner.traffic.as_deref());
             }
             for blocked in blocked {
                 self.wait_for(place, Some(blocked));
@@ -335,6 +349,21 @@ impl Stream {
     /// Its players, of all formats.
     pub(crate) fn players(&self) -> u64 {
         self.inner.borrow().fans.iter().flatten().map(|fan| fan.len() as u64).sum()
+    }
+
+    /// Notes how many bytes went to its players so far.
+    pub(crate) fn note(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.lately.note(inner.sent);
+    }
+
+    /// What operators are told of it. `noted`: the time since [`Stream::note`].
+    pub(crate) fn describe(&self, row: &mut StreamRow, noted: Duration) {
+        row.clients += self.players();
+        let inner = self.inner.borrow();
+        row.sent += inner.sent;
+        row.sent_bps += inner.lately.bps(inner.sent, noted, inner.since.elapsed());
+        rows::describe(row, &inner.gop);
     }
 
     /// Memory of the logs, in bytes.

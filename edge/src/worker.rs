@@ -13,10 +13,13 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, interval, sleep};
 use tracing::{info, warn};
+use weir_node::lately::Notes;
 use weir_node::link::Report;
+use weir_node::rows::STREAMS_MAX;
 use weir_node::sockets::NamedSocket;
 use weir_node::tls::ClusterTls;
 use weir_node::worker::{CTL_SOCKET, Command, Shell, handover_socket};
+use weir_proto::supervisor::{Look, Seen};
 
 use crate::admission::{Admission, Gate, Refusal, admit};
 use crate::control::{Identity, Registration};
@@ -24,6 +27,7 @@ use crate::directory::Directory;
 use crate::handover;
 use crate::hub::{Counted, Hub, Stats, add};
 use crate::relay::QuicClient;
+use crate::rows;
 use crate::serve::http::Service;
 use crate::serve::{Client, Context, http, rtmp};
 use crate::stats::{self, Refused};
@@ -90,11 +94,15 @@ async fn serve(mut shell: Shell, hub: &Rc<Hub>, mut listeners: Listeners) -> any
     let mut tick = interval(Duration::from_secs(1));
     let mut drained_by: Option<Instant> = None;
     let mut handing_to = None;
+    let mut notes = Notes::new(std::time::Instant::now());
     loop {
         let command = tokio::select! {
             command = shell.commands.recv() => command,
             _ = tick.tick() => {
                 shell.link.report(report(hub));
+                if notes.due(std::time::Instant::now()) {
+                    rows::note(hub);
+                }
                 let empty = hub.stats().connections.get() == 0;
                 if drained_by.is_some_and(|by| empty || by <= Instant::now()) {
                     return farewell(hub).await;
@@ -128,7 +136,7 @@ async fn serve(mut shell: Shell, hub: &Rc<Hub>, mut listeners: Listeners) -> any
                 let opened = listeners.open(slot, sockets).map_err(|e| format!("{e:#}"));
                 shell.link.ack(token, opened);
             }
-            Some(Command::Look(look)) => shell.link.seen(hub.clients().look(&look)),
+            Some(Command::Look(look)) => shell.link.seen(seen(hub, &look, notes.since(std::time::Instant::now()))),
             Some(Command::Kick { token, number }) => {
                 let known = hub.clients().kick(number);
                 shell.link.ack(token, known.then_some(()).ok_or_else(|| "there is no such client".to_owned()));
@@ -153,6 +161,17 @@ async fn farewell(hub: &Rc<Hub>) -> anyhow::Result<()> {
         sleep(Duration::from_millis(10)).await;
     }
     Ok(())
+}
+
+/// What an operator wants to see. `noted`: the time since bytes were noted.
+fn seen(hub: &Hub, look: &Look, noted: Duration) -> Seen {
+    if look.streams {
+        let mut streams = rows::streams(hub, noted);
+        let total = streams.len() as u64;
+        streams.truncate(STREAMS_MAX);
+        return Seen { token: look.token, streams, total, ..Seen::default() };
+    }
+    hub.clients().look(look, noted)
 }
 
 fn report(hub: &Hub) -> Report {

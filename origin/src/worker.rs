@@ -2,20 +2,22 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use quinn::{Endpoint, EndpointConfig, TokioRuntime, VarInt};
 use tokio::task::spawn_local;
 use tokio::time::{Instant, interval, timeout};
 use tracing::info;
+use weir_node::lately::Notes;
 use weir_node::link::Report;
 use weir_node::overload::State;
 use weir_node::quic;
+use weir_node::rows;
 use weir_node::tls::ClusterTls;
 use weir_node::worker::{Command, Shell};
 use weir_proto::metrics::families;
-use weir_proto::supervisor::{Seen, Snapshot};
+use weir_proto::supervisor::{Look, Seen, Snapshot};
 
 use crate::control::{self, Identity, Service};
 use crate::hub::{Hub, Rules};
@@ -111,11 +113,17 @@ async fn close(endpoints: &[Endpoint]) {
 async fn serve(mut shell: Shell, relay: &Relay, rtc: Option<&Rc<Rtc>>) -> anyhow::Result<()> {
     let mut tick = interval(Duration::from_secs(1));
     let mut drained_by: Option<Instant> = None;
+    let mut notes = Notes::new(std::time::Instant::now());
     loop {
         let command = tokio::select! {
             command = shell.commands.recv() => command,
             _ = tick.tick() => {
                 shell.link.report(report(relay, rtc));
+                if let Some(rtc) = rtc
+                    && notes.due(std::time::Instant::now())
+                {
+                    rtc.note();
+                }
                 let overloaded = shell.link.overload().verdict().state == State::Refuse;
                 relay.hub().borrow_mut().set_overloaded(overloaded);
                 if let Some(rtc) = rtc {
@@ -146,8 +154,7 @@ async fn serve(mut shell: Shell, relay: &Relay, rtc: Option<&Rc<Rtc>>) -> anyhow
                 shell.link.ack(token, Err("an origin accepts for no other slot".to_owned()));
             }
             Some(Command::Look(look)) => {
-                let nobody = || Seen { token: look.token, ..Seen::default() };
-                shell.link.seen(rtc.map_or_else(nobody, |rtc| rtc.look(&look)));
+                shell.link.seen(seen(relay, rtc, &look, notes.since(std::time::Instant::now())));
             }
             Some(Command::Kick { token, number }) => {
                 let known = rtc.is_some_and(|rtc| rtc.kick(number));
@@ -157,6 +164,22 @@ async fn serve(mut shell: Shell, relay: &Relay, rtc: Option<&Rc<Rtc>>) -> anyhow
             Some(Command::Stop) | None => return Ok(()),
         }
     }
+}
+
+/// What an operator wants to see. `noted`: the time since bytes were noted.
+fn seen(relay: &Relay, rtc: Option<&Rc<Rtc>>, look: &Look, noted: Duration) -> Seen {
+    if look.streams {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut rows = relay.hub().borrow().rows(u64::try_from(wall.as_micros()).unwrap_or(u64::MAX));
+        if let Some(rtc) = rtc {
+            rtc.add_rows(&mut rows, noted);
+        }
+        let total = rows.len() as u64;
+        let told = rows.into_iter().take(rows::STREAMS_MAX);
+        let streams = told.map(|(name, row)| rows::named(&name, row)).collect();
+        return Seen { token: look.token, streams, total, ..Seen::default() };
+    }
+    rtc.map_or_else(|| Seen { token: look.token, ..Seen::default() }, |rtc| rtc.look(look, noted))
 }
 
 fn report(relay: &Relay, rtc: Option<&Rc<Rtc>>) -> Report {

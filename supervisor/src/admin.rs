@@ -7,7 +7,7 @@ use tonic::{Request, Response, Status};
 use weir_proto::supervisor::admin_server::Admin;
 use weir_proto::supervisor::{
     DoneReply, DrainRequest, KickRequest, LookReply, LookRequest, MetricsReply, MetricsRequest, ReloadRequest,
-    ScaleRequest, StatusReply, StatusRequest, StopReply, StopRequest, UpgradeRequest,
+    ScaleRequest, StatusReply, StatusRequest, StopReply, StopRequest, StreamsReply, StreamsRequest, UpgradeRequest,
 };
 
 use crate::link::same_user;
@@ -26,6 +26,8 @@ pub enum Ask {
     Metrics(oneshot::Sender<String>),
     /// The clients of all workers.
     Look(LookRequest, oneshot::Sender<LookReply>),
+    /// The streams of all workers.
+    Streams(StreamsRequest, oneshot::Sender<StreamsReply>),
     /// Disconnect the client of an id.
     Kick(String, oneshot::Sender<Result<(), Status>>),
     /// Change something.
@@ -118,6 +120,11 @@ impl Admin for Operator {
     async fn look(&self, request: Request<LookRequest>) -> Result<Response<LookReply>, Status> {
         same_user(&request)?;
         self.ask(|answer| Ask::Look(request.into_inner(), answer)).await
+    }
+
+    async fn streams(&self, request: Request<StreamsRequest>) -> Result<Response<StreamsReply>, Status> {
+        same_user(&request)?;
+        self.ask(|answer| Ask::Streams(request.into_inner(), answer)).await
     }
 
     async fn kick(&self, request: Request<KickRequest>) -> Result<Response<DoneReply>, Status> {

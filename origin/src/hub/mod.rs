@@ -7,12 +7,14 @@ mod random;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 use weir_media::{Epoch, Frame, FrameId, Gop, GopLimits, StreamName};
 use weir_node::config::Takeover;
+use weir_node::rows;
+use weir_proto::supervisor::StreamRow;
 use weir_wire::relay::{Record, Refusal};
 
 pub(crate) use words::{Event, Offence, Output, PeerId, Port, Rules, State};
@@ -177,6 +179,18 @@ impl Hub {
     /// All streams.
     pub(crate) fn names(&self) -> impl Iterator<Item = &StreamName> {
         self.streams.keys()
+    }
+
+    /// What operators are told of the streams that are published. `wall` is the clock in microseconds since 1970.
+    pub(crate) fn rows(&self, wall: u64) -> BTreeMap<StreamName, StreamRow> {
+        let live = self.streams.iter().filter(|(_, stream)| stream.publisher.is_some());
+        let rows = live.map(|(name, stream)| {
+            let alive_ms = wall.saturating_sub(stream.last.epoch) / 1000;
+            let mut row = StreamRow { frames: stream.last.seq, alive_ms, ..StreamRow::default() };
+            rows::describe(&mut row, &stream.gop);
+            (name.clone(), row)
+        });
+        rows.collect()
     }
 
     /// Bodies of the frames in the streams' current groups.

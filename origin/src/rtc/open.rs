@@ -146,6 +146,7 @@ impl Rtc {
             proven: false,
             heard: now,
             forged: 0,
+            lately: Default::default(),
             armed: None,
         };
         let (id, kind) = (session.id(), session.kind());

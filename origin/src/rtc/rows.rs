@@ -1,9 +1,11 @@
 //! Who the WebRTC clients are and how they do, for operators; and disconnecting one.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use weir_proto::supervisor::{ClientRow, Look, RtcFigures, Seen};
+use weir_media::StreamName;
+use weir_proto::supervisor::{AudioFigures, ClientRow, Look, RtcFigures, Seen, StreamRow, VideoFigures};
 use weir_wire::rtp::{Codec, Media};
 
 use super::Rtc;
@@ -11,7 +13,7 @@ use super::session::{Role, Session};
 use super::state::State;
 
 impl State {
-    fn row(&self, session: &Session, now: Instant) -> Option<ClientRow> {
+    fn row(&self, session: &Session, now: Instant, noted: Duration) -> Option<ClientRow> {
         let stream = self.streams.get(session.stream)?;
         let path = session.paths.selected();
         let codec = |media| {
@@ -24,7 +26,7 @@ impl State {
                 }
             }
         };
-        let (mut received, mut sent) = (0, 0);
+        let (received, sent) = session.moved();
         let mut rtc = RtcFigures {
             audio: codec(Media::Audio).unwrap_or_default(),
             video: codec(Media::Video).unwrap_or_default(),
@@ -34,13 +36,11 @@ impl State {
         match &session.role {
             Role::Publisher(publisher) => {
                 let quality = publisher.quality;
-                received = quality.bytes;
                 rtc.loss = publisher.loss();
                 (rtc.nacks, rtc.repairs, rtc.keyframe_requests) = (quality.nacks, quality.repaired, quality.plis);
             }
             Role::Player(player) => {
                 let quality = player.quality;
-                sent = player.lanes.iter().map(|lane| lane.bytes).sum();
                 let lost = player.lanes.iter().filter_map(|lane| lane.sender.last()).map(|block| block.fraction_lost);
                 rtc.loss = f64::from(lost.max().unwrap_or(0)) / 256.0;
                 let trip = player.lanes.iter().filter_map(|lane| lane.sender.round_trip()).max();
@@ -50,6 +50,7 @@ impl State {
             }
         }
         let alive = now.saturating_duration_since(session.opened);
+        let bps = session.lately.bps(received + sent, noted, alive);
         Some(ClientRow {
             number: session.number,
             vhost: stream.name.vhost.to_string(),
@@ -60,6 +61,8 @@ impl State {
             alive_ms: u64::try_from(alive.as_millis()).unwrap_or(u64::MAX),
             received,
             sent,
+            received_bps: if sent == 0 { bps } else { 0 },
+            sent_bps: if sent == 0 { 0 } else { bps },
             rtc: Some(rtc),
             ..ClientRow::default()
         })
@@ -67,8 +70,46 @@ impl State {
 }
 
 impl Rtc {
-    /// Those that were asked for.
-    pub(crate) fn look(&self, look: &Look) -> Seen {
+    /// Notes how many bytes each session moved so far.
+    pub(crate) fn note(&self) {
+        for (_, session) in &mut self.state.borrow_mut().sessions {
+            let (received, sent) = session.moved();
+            session.lately.note(received + sent);
+        }
+    }
+
+    /// Adds what sessions do to the rows of their streams. `noted`: the time since [`Rtc::note`].
+    pub(crate) fn add_rows(&self, rows: &mut BTreeMap<StreamName, StreamRow>, noted: Duration) {
+        let (state, now) = (self.state.borrow(), Instant::now());
+        for (_, session) in &state.sessions {
+            let Some(stream) = state.streams.get(session.stream) else { continue };
+            let row = rows.entry(stream.name.clone()).or_default();
+            let alive = now.saturating_duration_since(session.opened);
+            let (received, sent) = session.moved();
+            let bps = session.lately.bps(received + sent, noted, alive);
+            row.clients += 1;
+            row.sent += sent;
+            row.received += received;
+            if let Role::Publisher(publisher) = &session.role {
+                row.publisher = Some(session.number);
+                row.received_bps += bps;
+                row.alive_ms = u64::try_from(alive.as_millis()).unwrap_or(u64::MAX);
+                for (codec, _) in publisher.tracks() {
+                    of_codec(row, codec);
+                }
+            } else {
+                row.sent_bps += bps;
+            }
+        }
+        for (_, stream) in &state.streams {
+            if let Some(row) = rows.get_mut(&stream.name) {
+                row.sent += stream.sent;
+            }
+        }
+    }
+
+    /// Those that were asked for. `noted`: the time since [`Rtc::note`].
+    pub(crate) fn look(&self, look: &Look, noted: Duration) -> Seen {
         let (state, now) = (self.state.borrow(), Instant::now());
         let mut all: Vec<&Session> = state.sessions.iter().map(|(_, session)| session).collect();
         let total = all.len() as u64;
@@ -79,8 +120,8 @@ impl Rtc {
                 all.into_iter().skip(look.start as usize).take(look.count as usize).collect()
             }
         };
-        let clients = part.into_iter().filter_map(|session| state.row(session, now)).collect();
-        Seen { token: look.token, clients, total }
+        let clients = part.into_iter().filter_map(|session| state.row(session, now, noted)).collect();
+        Seen { token: look.token, clients, total, ..Seen::default() }
     }
 
     /// Ends a session; false: there is none of this number.
@@ -93,5 +134,25 @@ impl Rtc {
         drop(state);
         self.settle();
         found.is_some()
+    }
+}
+
+/// What is known of a track whose frames nobody here looks into.
+fn of_codec(row: &mut StreamRow, codec: Codec) {
+    match codec.media() {
+        Media::Video => {
+            let name = if codec == Codec::H265 { "HEVC" } else { codec.name() };
+            row.video.get_or_insert_with(|| VideoFigures { codec: name.to_owned(), ..VideoFigures::default() });
+        }
+        Media::Audio => {
+            let opus = || AudioFigures {
+                codec: "Opus".to_owned(),
+                sample_rate: codec.clock(),
+                channels: 2,
+                profile: String::new(),
+            };
+            // Players over RTMP may be sent AAC; what it is published in is told.
+            row.audio = Some(opus());
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use weir_node::lately::Lately;
 use weir_wire::srtp::{Protect, Unprotect};
 use weir_wire::stun::Password;
 
@@ -63,6 +64,8 @@ pub(crate) struct Session {
     pub(crate) heard: Instant,
     /// Packets that were not.
     pub(crate) forged: u64,
+    /// How its bytes grew.
+    pub(crate) lately: Lately,
     /// What is waited for; in the timers under this time.
     pub(crate) armed: Option<Instant>,
 }
@@ -91,6 +94,14 @@ impl Session {
             });
         }
         at
+    }
+
+    /// Bytes of media from it, and to it.
+    pub(crate) fn moved(&self) -> (u64, u64) {
+        match &self.role {
+            Role::Publisher(publisher) => (publisher.quality.bytes, 0),
+            Role::Player(player) => (0, player.lanes.iter().map(|lane| lane.bytes).sum()),
+        }
     }
 
     /// `rtc-publish` or `rtc-play`, as SRS's API says.

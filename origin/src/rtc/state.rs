@@ -507,6 +507,9 @@ impl State {
         }
         self.by_ufrag.remove(session.ufrag.as_bytes());
         self.gone.add(&session);
+        if let Some(stream) = self.streams.get_mut(session.stream) {
+            stream.sent += session.moved().1;
+        }
         // A client that closes its connection and then says so by HTTP is right, not late.
         while self.ended.front().is_some_and(|(at, ..)| now.saturating_duration_since(*at) > ENDED_KEPT)
             || self.ended.len() >= ENDED_MAX

@@ -35,6 +35,8 @@ pub(crate) struct Stream {
     pub(crate) subscription: Option<u32>,
     pub(crate) inward: Option<Inward>,
     pub(crate) outward: Option<Outward>,
+    /// Bytes to players that left.
+    pub(crate) sent: u64,
     /// Packets came since players were last served.
     pub(crate) dirty: bool,
 }
@@ -52,6 +54,7 @@ impl Stream {
             subscription: None,
             inward: None,
             outward: None,
+            sent: 0,
             dirty: false,
         }
     }

@@ -8,6 +8,7 @@
 
 pub mod body;
 pub mod codec;
+pub mod describe;
 pub mod flv;
 mod frame;
 mod gop;

@@ -8,9 +8,12 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tonic::Status;
-use weir_proto::supervisor::{ClientRow, Kick, Look, LookReply, LookRequest, Seen, to_worker};
+use weir_proto::supervisor::{
+    ClientRow, Kick, Look, LookReply, LookRequest, Seen, StreamsReply, StreamsRequest, to_worker,
+};
 
 use super::Host;
+use super::streams::Gathering;
 use crate::plan::{SlotId, Time, WorkerId};
 
 /// How long all workers together may take.
@@ -22,6 +25,9 @@ pub(super) const COUNT_MAX: u32 = 1000;
 /// Questions that may wait for workers at a time.
 const WAITING_MAX: usize = 64;
 
+/// Questions for all streams that are gathered at a time: each answer may be some megabytes.
+const GATHERING_MAX: usize = 8;
+
 /// Tokens of this module's have this bit, so that nobody else's acknowledgement is taken for one's.
 const OWN: u64 = 1 << 62;
 
@@ -30,6 +36,7 @@ const OWN: u64 = 1 << 62;
 pub(super) struct Looks {
     last: u64,
     looks: BTreeMap<u64, Waiting>,
+    streams: BTreeMap<u64, Gathering>,
     kicks: BTreeMap<u64, (Time, oneshot::Sender<Result<(), Status>>)>,
 }
 
@@ -81,7 +88,7 @@ impl Waiting {
 }
 
 /// `edge.0.12.345`: role, slot, incarnation, and the worker's own number.
-fn id_of(worker: WorkerId, number: u64) -> String {
+pub(super) fn id_of(worker: WorkerId, number: u64) -> String {
     let SlotId { role, index } = worker.slot;
     format!("{role}.{index}.{}.{number}", worker.incarnation)
 }
@@ -120,7 +127,7 @@ impl Host {
             && let Some(worker) = self.workers.get(&id)
         {
             waiting.silent.insert(id);
-            worker.hint(to_worker::Kind::Look(Look { token, number: Some(number), count: 1, start: 0 }));
+            worker.hint(to_worker::Kind::Look(Look { token, number: Some(number), count: 1, ..Look::default() }));
         }
         self.looks.looks.insert(token, waiting);
         self.look_on(token);
@@ -128,7 +135,7 @@ impl Host {
 
     /// A worker answered.
     pub(super) fn seen(&mut self, id: WorkerId, seen: Seen) {
-        let Some(waiting) = self.looks.looks.get_mut(&seen.token) else { return };
+        let Some(waiting) = self.looks.looks.get_mut(&seen.token) else { return self.streams_seen(id, seen) };
         if !waiting.silent.remove(&id) {
             return;
         }
@@ -147,7 +154,7 @@ impl Host {
         if std::mem::replace(&mut waiting.counting, false) {
             for (id, start, count) in waiting.parts() {
                 let part = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-                let ask = Look { token, start: part(start), count: part(count), number: None };
+                let ask = Look { token, start: part(start), count: part(count), ..Look::default() };
                 if let Some(worker) = self.workers.get(&id) {
                     worker.hint(to_worker::Kind::Look(ask));
                 }
@@ -158,6 +165,34 @@ impl Host {
             && let Some(waiting) = self.looks.looks.remove(&token)
         {
             waiting.finish();
+        }
+    }
+
+    /// Asks all workers for their streams.
+    pub(super) fn streams(&mut self, request: StreamsRequest, answer: oneshot::Sender<StreamsReply>) {
+        let token = self.looks.token();
+        let mut gathering = Gathering::new(self.now() + WITHIN, request, answer);
+        if self.looks.streams.len() >= GATHERING_MAX {
+            return gathering.finish();
+        }
+        for (id, worker) in &self.workers {
+            gathering.waits_for(*id);
+            worker.hint(to_worker::Kind::Look(Look { token, streams: true, ..Look::default() }));
+        }
+        if gathering.is_complete() {
+            return gathering.finish();
+        }
+        self.looks.streams.insert(token, gathering);
+    }
+
+    fn streams_seen(&mut self, id: WorkerId, seen: Seen) {
+        let token = seen.token;
+        let Some(gathering) = self.looks.streams.get_mut(&token) else { return };
+        gathering.add(id, seen);
+        if gathering.is_complete()
+            && let Some(gathering) = self.looks.streams.remove(&token)
+        {
+            gathering.finish();
         }
     }
 
@@ -186,12 +221,17 @@ impl Host {
         for waiting in late.into_iter().filter_map(|token| self.looks.looks.remove(&token)) {
             waiting.finish();
         }
+        let late: Vec<u64> = self.looks.streams.iter().filter(|(_, g)| g.by <= now).map(|(token, _)| *token).collect();
+        for gathering in late.into_iter().filter_map(|token| self.looks.streams.remove(&token)) {
+            gathering.finish();
+        }
         let late: Vec<u64> =
             self.looks.kicks.iter().filter(|(_, (by, _))| *by <= now).map(|(token, _)| *token).collect();
         for (_, answer) in late.into_iter().filter_map(|token| self.looks.kicks.remove(&token)) {
             answer.send(Err(Status::deadline_exceeded("its worker does not answer"))).ok();
         }
         let looks = self.looks.looks.values().map(|waiting| waiting.by);
+        let looks = looks.chain(self.looks.streams.values().map(|gathering| gathering.by));
         looks.chain(self.looks.kicks.values().map(|(by, _)| *by)).min()
     }
 }

@@ -10,6 +10,7 @@ mod pressure;
 mod reload;
 mod state;
 mod status;
+mod streams;
 mod upgrade;
 mod worker;
 

@@ -14,6 +14,7 @@ impl Host {
             Ask::Status(answer) => drop(answer.send(self.status())),
             Ask::Metrics(answer) => drop(answer.send(self.metrics_text())),
             Ask::Look(request, answer) => self.look(&request, answer),
+            Ask::Streams(request, answer) => self.streams(request, answer),
             Ask::Kick(id, answer) => self.kick(&id, answer),
             Ask::Change(change, answer) => self.change(change, answer),
             Ask::Stop { graceful, begun } => {

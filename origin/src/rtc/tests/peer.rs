@@ -194,6 +194,7 @@ impl World {
             proven: false,
             heard: self.now,
             forged: 0,
+            lately: Default::default(),
             armed: None,
         };
         self.state.add(session, self.now)

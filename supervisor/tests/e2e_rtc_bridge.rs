@@ -6,8 +6,10 @@ mod e2e;
 use std::process::Command;
 use std::time::Duration;
 
+use common::eventually;
 use e2e::SOON;
 use e2e::ffmpeg::Ffmpeg;
+use e2e::peer::Peer;
 use e2e::rtc::{self, Client, assert_watchable, whep, whip};
 use e2e::source::Source;
 
@@ -48,6 +50,17 @@ fn the_browser_is_played_by_rtmp() {
         assert!(count("0,") > 20, "{url}: few pictures:\n{frames}");
         assert!(count("1,") > 150, "{url}: little sound:\n{frames}");
     }
+}
+
+/// Who came first is not forgotten.
+#[test]
+fn players_that_wait_for_a_webrtc_publisher_are_served() {
+    let (host, _) = rtc::start(YAML);
+    let scratch = tempfile::tempdir().unwrap();
+    let waiting = Peer::play(host.rtmp, "live", "late");
+    eventually("it waits", SOON, || host.log().contains("rtmp play").then_some(()));
+    let _publisher = rtc::ffmpeg_publishes_beats(&whip(host.api, "late", ""), scratch.path());
+    waiting.wait_media(50, 2 * SOON);
 }
 
 /// Players that say that they take Opus get it as it was sent; others get AAC.

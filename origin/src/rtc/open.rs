@@ -19,6 +19,7 @@ use super::player::Player;
 use super::publisher::{Ids, Incoming, Publisher};
 use super::session::{Fingerprint, Role, Session};
 use super::state::Claim;
+use crate::relay::FromHub;
 
 /// Letters of this end's ICE user name fragment, of its password and of the token that ends a session.
 const UFRAG: usize = 8;
@@ -154,6 +155,10 @@ impl Rtc {
         let at = state.add(session, now);
         if request.publish {
             state.publish(stream, at, publication, request.wishes);
+            // Who waits for it already was told of before it was published.
+            let subscribers = self.relay.hub().borrow().state(&request.name).map_or(0, |state| state.subscribers);
+            let name = request.name.clone();
+            state.hear(now, FromHub::Changed { name, subscribers }, &self.sockets);
         } else {
             state.plays(stream, request.wishes);
         }

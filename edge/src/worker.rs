@@ -28,6 +28,7 @@ use crate::handover;
 use crate::hub::{Counted, Hub, Stats, add};
 use crate::relay::QuicClient;
 use crate::rows;
+use crate::serve::api::host::Host;
 use crate::serve::http::Service;
 use crate::serve::{Client, Context, http, rtmp};
 use crate::stats::{self, Refused};
@@ -75,9 +76,9 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
         let (identity, origin, tls, hub) = (identity.clone(), origin.clone(), tls.clone(), Rc::downgrade(&hub));
         spawn_local(Registration { identity, origin, tls, hub, link: link.clone(), endpoint }.run());
     }
-    let worker = format!("{}/edge.{}.{}", config.node_name(), shell.slot, shell.incarnation);
+    let host = Host::new(&config.node_name(), shell.host.clone());
     let gate = Gate::new(shell.link.overload().clone(), shell.run_dir.clone());
-    let cx = Context::new(hub.clone(), gate, worker, shell.run_dir.join(CTL_SOCKET)).context("publishers")?;
+    let cx = Context::new(hub.clone(), gate, host, shell.run_dir.join(CTL_SOCKET)).context("publishers")?;
     let clients = handover_socket(&shell.run_dir, shell.slot, shell.incarnation);
     handover::listen(cx.clone(), &clients)?;
     let mut listeners = Listeners::new(cx);

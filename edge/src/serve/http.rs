@@ -123,7 +123,7 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
             let mut response: Response<Full<Bytes>> = match page {
                 Some(page) => page,
                 None if rtc::is_ours(request.uri().path()) => rtc::answer(&cx, request, peer).await,
-                None => api::answer(&cx, &request, service).await,
+                None => api::answer(&cx, &request, service, peer).await,
             };
             if cors {
                 flv::cors(response.headers_mut());

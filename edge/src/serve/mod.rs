@@ -5,8 +5,8 @@ mod feed;
 pub(crate) mod flv;
 pub(crate) mod http;
 mod ingest;
-mod metrics;
 mod pages;
+pub(crate) mod query;
 mod rtc;
 pub(crate) mod rtmp;
 
@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 
 use crate::admission::Gate;
 use crate::hub::Hub;
+use api::host::{Host, Supervisor};
 use ingest::Ingest;
 
 /// Bytes of one read from a client. One buffer serves all clients of the worker, so an idle one has none.
@@ -39,9 +40,9 @@ pub(crate) struct Context {
     pub(crate) gate: Gate,
     ingest: Rc<Ingest>,
     scratch: Rc<RefCell<Vec<u8>>>,
-    scrape: Rc<metrics::Scrape>,
-    /// `node/edge.slot.incarnation`: who answers.
-    pub(crate) worker: Rc<str>,
+    /// Who knows the whole host.
+    pub(crate) supervisor: Rc<Supervisor>,
+    pub(crate) host: Rc<Host>,
     next_client: Rc<Cell<u64>>,
 }
 
@@ -50,14 +51,14 @@ impl Context {
     ///
     /// # Errors
     /// The publishers' set cannot be made.
-    pub(crate) fn new(hub: Rc<Hub>, gate: Gate, worker: String, ctl: PathBuf) -> io::Result<Self> {
+    pub(crate) fn new(hub: Rc<Hub>, gate: Gate, host: Host, ctl: PathBuf) -> io::Result<Self> {
         Ok(Self {
             ingest: Ingest::new(&hub)?,
             hub,
             gate,
             scratch: Rc::new(RefCell::new(vec![0; READ])),
-            scrape: Rc::new(metrics::Scrape::new(ctl)),
-            worker: worker.into(),
+            supervisor: Rc::new(Supervisor::new(ctl)),
+            host: Rc::new(host),
             next_client: Rc::default(),
         })
     }

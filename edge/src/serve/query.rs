@@ -10,7 +10,7 @@ const RESERVED: &AsciiSet =
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Query<'a>(pub(super) &'a str);
+pub(crate) struct Query<'a>(pub(crate) &'a str);
 
 impl<'a> Query<'a> {
     fn pairs(self) -> impl Iterator<Item = (&'a str, &'a str)> {
@@ -18,17 +18,17 @@ impl<'a> Query<'a> {
     }
 
     /// The first parameter of a name, as it stands.
-    pub(super) fn raw(self, name: &str) -> Option<&'a str> {
+    pub(crate) fn raw(self, name: &str) -> Option<&'a str> {
         self.pairs().find(|(key, _)| *key == name).map(|(_, value)| value).filter(|value| !value.is_empty())
     }
 
     /// The same, decoded.
-    pub(super) fn get(self, name: &str) -> Option<String> {
+    pub(crate) fn get(self, name: &str) -> Option<String> {
         self.raw(name).map(decode)
     }
 
     /// All parameters of a name, decoded.
-    pub(super) fn all(self, name: &str) -> impl Iterator<Item = String> {
+    pub(crate) fn all(self, name: &str) -> impl Iterator<Item = String> {
         self.pairs().filter(move |(key, value)| *key == name && !value.is_empty()).map(|(_, value)| decode(value))
     }
 }
@@ -38,7 +38,7 @@ fn decode(value: &str) -> String {
 }
 
 /// A value as a parameter writes it.
-pub(super) fn encode(value: &str) -> Cow<'_, str> {
+pub(crate) fn encode(value: &str) -> Cow<'_, str> {
     utf8_percent_encode(value, RESERVED).into()
 }
 

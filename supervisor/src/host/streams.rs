@@ -50,11 +50,14 @@ impl Gathering {
             // What an origin says of a stream is what its publisher's edge says, a little later.
             all.frames = all.frames.max(row.frames);
             all.alive_ms = all.alive_ms.max(row.alive_ms);
+            all.video = better(all.video.take(), row.video, |video| video.width);
+            // Players may be sent other sound than is published.
+            if row.audio.is_some() && (row.publisher.is_some() || all.publisher_id.is_empty()) {
+                all.audio = row.audio;
+            }
             if let Some(number) = row.publisher {
                 all.publisher_id = id_of(worker, number);
             }
-            all.video = better(all.video.take(), row.video, |video| video.width);
-            all.audio = better(all.audio.take(), row.audio, |audio| audio.channels);
         }
     }
 

@@ -1,6 +1,5 @@
 //! Signalling of WebRTC: offers come by HTTP to any edge, and are answered by the origin that owns the stream.
 
-mod query;
 mod srs;
 mod whip;
 
@@ -23,7 +22,7 @@ use weir_wire::rtmp::{self, Limits};
 use weir_wire::sdp::OFFER_MAX;
 
 use super::Context;
-use query::Query;
+use super::query::Query;
 
 /// How long a client may take to send its offer, a name server to answer, and the origin.
 const BODY_WITHIN: Duration = Duration::from_secs(10);

@@ -7,9 +7,9 @@ use hyper::{Method, Request, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::query::Query;
 use super::{Answer, Failure, Wanted, body, host, is_preflight, not_allowed, open, place, plain};
 use crate::serve::Context;
+use crate::serve::query::Query;
 
 /// `clientip` is not among the fields: whoever sends it could say anything.
 #[derive(Deserialize)]
@@ -48,9 +48,9 @@ async fn opened(
     let reply = open(cx, &place, Wanted { publish, sdp: offer.sdp, query: &query, host, client }).await?;
     Ok(json!({
         "code": 0,
-        "server": &*cx.worker,
-        "service": &*cx.worker,
-        "pid": std::process::id().to_string(),
+        "server": cx.host.server,
+        "service": cx.host.service,
+        "pid": cx.host.pid.to_string(),
         "sdp": reply.sdp,
         "sessionid": reply.session,
     }))

@@ -6,9 +6,9 @@ use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, ETAG, HeaderName, HeaderValue, IF_MATCH, LINK, LOCATION};
 use hyper::{HeaderMap, Method, Request, StatusCode};
 
-use super::query::{Query, encode};
 use super::{Answer, Failure, Place, Wanted, body, close, host, is_preflight, not_allowed, open, place, plain};
 use crate::serve::Context;
+use crate::serve::query::{Query, encode};
 
 const SDP: &str = "application/sdp";
 const FRAGMENT: &str = "application/trickle-ice-sdpfrag";

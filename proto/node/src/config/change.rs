@@ -21,6 +21,9 @@ const FIXED: [(&str, &str); 11] = [
     ("metrics.listen", "the supervisor answers there from start to stop"),
 ];
 
+/// Keys whose values are not shown, by their ends.
+const SECRET: [&str; 2] = [".password", ".token"];
+
 /// One key that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -66,7 +69,12 @@ fn walk(key: String, before: &Value, after: &Value, found: &mut Vec<Change>) {
         }
     } else if before != after {
         let fixed = FIXED.iter().find(|(start, _)| key.starts_with(start)).map(|(_, why)| *why);
-        found.push(Change { key, before: text(before), after: text(after), fixed });
+        let text = |value: &Value| match text(value) {
+            shown if shown.len() > 2 && SECRET.iter().any(|end| key.ends_with(end)) => "***".to_owned(),
+            shown => shown,
+        };
+        let (before, after) = (text(before), text(after));
+        found.push(Change { key, before, after, fixed });
     }
 }
 
@@ -92,6 +100,7 @@ mod tests {
         let mut after = before.clone();
         after.edge.workers = Auto::Is(8);
         after.origin.workers = 3;
+        after.edge.api.password = "hush".into();
         after.cluster.origins = vec!["10.0.0.1:1990".to_owned()];
         let vhost = after.vhosts.values_mut().next().unwrap();
         vhost.play.queue_length = Duration::from_secs(5);
@@ -100,7 +109,8 @@ mod tests {
         let has = |start: &str, end: &str| {
             assert!(found.iter().any(|line| line.starts_with(start) && line.ends_with(end)), "{start}: {found:#?}");
         };
-        assert_eq!(found.len(), 5, "{found:#?}");
+        assert_eq!(found.len(), 6, "{found:#?}");
+        has("edge.api.password: \"\" -> ***", "***");
         has("edge.workers: auto -> 8", "8");
         has("origin.workers: 1 -> 3 needs a restart:", "where streams live");
         has("cluster.origins: [] -> [\"10.0.0.1:1990\"] needs a restart:", "where streams live");

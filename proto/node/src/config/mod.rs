@@ -11,6 +11,7 @@ mod error;
 mod load;
 mod overload;
 mod rtc;
+mod secret;
 mod sections;
 mod suggest;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use overload::{
     Connections, Disk, HostCpu, LoopLag, Memory, Nic, Overload, Redirect, Threshold, UdpDrops, WorkerCpu,
 };
 pub use rtc::{IpFamily, Rtc, VhostRtc};
+pub use secret::Secret;
 pub use sections::{Api, Edge, Gop, Http, Log, LogFormat, LogLevel, Metrics, Node, Origin, Rtmp};
 pub use value::{Auto, LISTEN_MAX, Listen, Scalar};
 pub use vhost::{DEFAULT_VHOST, HttpFlv, Play, Publish, Takeover, Vhost};

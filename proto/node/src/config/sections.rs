@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::secret::Secret;
 use super::value::{Auto, Listen, scalar};
 
 const MIB: usize = 1 << 20;
@@ -170,11 +171,25 @@ impl Default for Http {
 pub struct Api {
     /// TCP addresses.
     pub listen: Listen,
+    /// Who may ask, by HTTP's Basic scheme; without a password nobody may so.
+    pub user: String,
+    /// See `user`.
+    pub password: Secret,
+    /// Who sends it as a Bearer token may ask; empty: nobody may so.
+    pub token: Secret,
+    /// Whether the configuration can be read again by `/api/v1/raw?rpc=reload`.
+    pub raw: bool,
 }
 
 impl Default for Api {
     fn default() -> Self {
-        Self { listen: Listen::port(1985) }
+        Self {
+            listen: Listen::port(1985),
+            user: "admin".to_owned(),
+            password: Secret::default(),
+            token: Secret::default(),
+            raw: false,
+        }
     }
 }
 

@@ -147,7 +147,11 @@ fn unknown_keys_are_refused_with_a_suggestion() {
         &[],
         "weir.yaml:4: edge.rtmp.lisen: unknown key, did you mean \"listen\"?",
     );
-    refused("edge: { api: { port: 1 } }", &[], "weir.yaml:1: edge.api.port: unknown key; the keys here are listen");
+    refused(
+        "edge: { api: { port: 1 } }",
+        &[],
+        "weir.yaml:1: edge.api.port: unknown key; the keys here are listen, password, raw, token, user",
+    );
     refused("vhosts:\n  a:\n    plya: {}\n", &[], "weir.yaml:3: vhosts.a.plya: unknown key, did you mean \"play\"?");
 }
 

@@ -170,6 +170,9 @@ fn answers_have_the_shapes_of_srs_and_come_of_any_worker() {
     assert_eq!((&stream["url"], &stream["publish"]["active"]), (&json!("/live/river"), &json!(true)));
     assert!(stream["kbps"]["recv_30s"].as_u64().unwrap() > 50, "{stream}");
 
+    let table = String::from_utf8(cluster.ctl(&["streams"]).stdout).unwrap();
+    assert!(table.contains("live/river") && table.contains("H264 Baseline 320x180 + AAC 44100 Hz"), "{table}");
+
     // One thing leads to the other.
     let id = |value: &Value| value["id"].as_str().unwrap().to_owned();
     let one = found(cluster.api, &format!("/api/v1/streams/{}", id(&stream)));

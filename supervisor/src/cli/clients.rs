@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use weir_proto::supervisor::{ClientRow, LookReply};
 
-use super::units::{memory, uptime};
+use super::units::{memory, table, uptime};
 
 /// A table for people.
-pub(super) fn table(reply: &LookReply) -> String {
+pub(super) fn text(reply: &LookReply) -> String {
     let head = ["id", "client", "does", "stream", "for", "in", "out", "network"].map(str::to_owned);
     let rows = reply.clients.iter().map(|row| {
         let stream = format!("{}/{}", row.app, row.stream);
@@ -17,15 +17,7 @@ pub(super) fn table(reply: &LookReply) -> String {
         let (alive, read, sent) = (uptime(row.alive_ms), memory(row.received), memory(row.sent));
         [row.id.clone(), peer, row.kind.clone(), stream, alive, read, sent, network(row)]
     });
-    let rows: Vec<[String; 8]> = std::iter::once(head).chain(rows).collect();
-    let widths: Vec<usize> =
-        (0..8).map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        let line = cells.collect::<Vec<_>>().join("  ");
-        writeln!(text, "{}", line.trim_end()).ok();
-    }
+    let mut text = table(std::iter::once(head).chain(rows).collect());
     let shown = reply.clients.len() as u64;
     if shown < reply.total {
         writeln!(text, "{shown} of {} clients; --start and --count show others", reply.total).ok();

@@ -13,11 +13,11 @@ use tonic::{Code, Response, Status};
 use weir_proto::supervisor::admin_client::AdminClient;
 use weir_proto::supervisor::{
     DoneReply, DrainRequest, KickRequest, LookRequest, ReloadRequest, ScaleRequest, StatusReply, StatusRequest,
-    StopRequest, UpgradeRequest,
+    StopRequest, StreamsRequest, UpgradeRequest,
 };
 use weir_supervisor::admin::CTL_SOCKET;
 
-use super::{File, clients, status, top};
+use super::{File, clients, status, streams, top};
 
 /// Longest wait for an answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -56,6 +56,18 @@ enum Verb {
     },
     /// Show who publishes and plays
     Clients {
+        /// From this one on
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        start: u32,
+        /// At most so many, up to 1000
+        #[arg(long, value_name = "N", default_value_t = 100)]
+        count: u32,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what is published and played
+    Streams {
         /// From this one on
         #[arg(long, value_name = "N", default_value_t = 0)]
         start: u32,
@@ -122,7 +134,13 @@ impl Ctl {
                     let reply =
                         asked.context("no answer")?.map_err(|status| anyhow::anyhow!("{}", status.message()))?;
                     let reply = reply.into_inner();
-                    if json { clients::as_json(&reply) } else { Ok(clients::table(&reply)) }
+                    if json { clients::as_json(&reply) } else { Ok(clients::text(&reply)) }
+                }
+                Verb::Streams { start, count, json } => {
+                    let asked = client.streams(StreamsRequest { start, count, id: String::new() });
+                    let reply = timeout(ANSWER_WITHIN, asked).await.context("no answer")?;
+                    let reply = reply.map_err(|status| anyhow::anyhow!("{}", status.message()))?.into_inner();
+                    if json { streams::as_json(&reply) } else { Ok(streams::text(&reply)) }
                 }
                 Verb::Kick { id } => done(client.kick(KickRequest { id })).await,
                 Verb::Reload => done(client.reload(ReloadRequest {})).await,

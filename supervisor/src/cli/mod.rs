@@ -4,6 +4,7 @@ mod clients;
 mod ctl;
 mod notes;
 mod status;
+mod streams;
 mod top;
 mod units;
 

@@ -30,6 +30,7 @@ use crate::relay::QuicClient;
 use crate::rows;
 use crate::serve::api::host::Host;
 use crate::serve::http::Service;
+use crate::serve::tls::{self, Inside};
 use crate::serve::{Client, Context, http, rtmp};
 use crate::stats::{self, Refused};
 
@@ -79,6 +80,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
     let host = Host::new(&config.node_name(), shell.host.clone());
     let gate = Gate::new(shell.link.overload().clone(), shell.run_dir.clone());
     let cx = Context::new(hub.clone(), gate, host, shell.run_dir.join(CTL_SOCKET)).context("publishers")?;
+    cx.certificates.configure(&config.edge.tls);
     let clients = handover_socket(&shell.run_dir, shell.slot, shell.incarnation);
     handover::listen(cx.clone(), &clients)?;
     let mut listeners = Listeners::new(cx);
@@ -103,6 +105,7 @@ async fn serve(mut shell: Shell, hub: &Rc<Hub>, mut listeners: Listeners) -> any
                 shell.link.report(report(hub));
                 if notes.due(std::time::Instant::now()) {
                     rows::note(hub);
+                    listeners.cx.certificates.renew();
                 }
                 let empty = hub.stats().connections.get() == 0;
                 if drained_by.is_some_and(|by| empty || by <= Instant::now()) {
@@ -113,6 +116,7 @@ async fn serve(mut shell: Shell, hub: &Rc<Hub>, mut listeners: Listeners) -> any
         };
         match command {
             Some(Command::Apply { token, config, .. }) => {
+                listeners.cx.certificates.configure(&config.edge.tls);
                 hub.configure(config);
                 shell.link.ack(token, Ok(()));
             }
@@ -201,6 +205,7 @@ fn report(hub: &Hub) -> Report {
 enum Serves {
     Rtmp,
     Http(Service),
+    Tls(Inside),
 }
 
 impl Serves {
@@ -209,6 +214,8 @@ impl Serves {
             "rtmp" => Some(Self::Rtmp),
             "http" => Some(Self::Http(Service::Http)),
             "api" => Some(Self::Http(Service::Api)),
+            "https" => Some(Self::Tls(Inside::Http)),
+            "rtmps" => Some(Self::Tls(Inside::Rtmp)),
             _ => None,
         }
     }
@@ -216,8 +223,10 @@ impl Serves {
     fn service(self) -> &'static str {
         match self {
             Self::Rtmp => "rtmp",
-            Self::Http(Service::Http) => "http",
             Self::Http(Service::Api) => "api",
+            Self::Http(_) => "http",
+            Self::Tls(Inside::Http) => "https",
+            Self::Tls(Inside::Rtmp) => "rtmps",
         }
     }
 }
@@ -319,6 +328,8 @@ async fn attend(cx: Context, client: Client, serves: Serves, refused: Option<Ref
     match serves {
         Serves::Rtmp => rtmp::serve(cx, client, refused).await,
         Serves::Http(service) => http::serve(cx, client, service, refused).await,
+        // Boxed: every client's task would be larger by what a handshake needs once.
+        Serves::Tls(inside) => Box::pin(tls::serve(cx, client, inside, refused)).await,
     }
 }
 

@@ -222,7 +222,7 @@ impl Player<'_> {
                 () = handle.changed() => continue,
                 () = missing => return Err(Refusal::NoStream(Refused::NotPublished, "this stream is not published\n")),
                 () = super::http::gone(self.cx, self.client) => break "closed by the client",
-                leaving = self.cx.hub.leaving(true, self.refused_by) => leaving,
+                leaving = self.cx.hub.leaving(!self.client.over_tls, self.refused_by) => leaving,
             };
             match leaving {
                 Leaving::Move(way) => match Box::pin(self.depart(way)).await {

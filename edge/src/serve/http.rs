@@ -8,7 +8,7 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
@@ -17,10 +17,11 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
+use weir_node::config::Config;
 use weir_wire::http::{Error, Head, parse_head};
 use weir_wire::rtmp::{self, Limits};
 
-use super::{Client, Context, api, flv, pages, rtc};
+use super::{Client, Context, api, flv, pages, proxy, rtc};
 use crate::admission::Refusal;
 
 /// The longest that a client may take to read an answer of the API.
@@ -33,6 +34,8 @@ pub(crate) enum Service {
     Http,
     /// The API.
     Api,
+    /// Both, over TLS.
+    Https,
 }
 
 /// Serves one client. Every answer ends the connection: live streams end it anyway, and a kept connection could not
@@ -68,8 +71,14 @@ pub(crate) async fn serve(cx: Context, client: Client, service: Service, refused
     if let Some(why) = refused {
         return turn_away(&cx, &client, &head, why).await;
     }
+    let config = cx.hub.config();
+    if service == Service::Http && config.edge.https.redirect {
+        return to_https(&config, &client, &head).await;
+    }
     match head.path.strip_suffix(".flv") {
-        Some(path) if service == Service::Http => flv::serve(&cx, &client, &head, path).await,
+        Some(path) if service != Service::Api && proxy::target(&config.edge.proxy, &head.path).is_none() => {
+            flv::serve(&cx, &client, &head, path).await
+        }
         _ => answer(&cx, client, &head, buffer, service).await,
     }
 }
@@ -97,6 +106,27 @@ async fn turn_away(cx: &Context, client: &Client, head: &Head, why: Refusal) {
     client.write(answer.as_bytes()).await.ok();
 }
 
+/// Sends a client to the same address over TLS.
+async fn to_https(config: &Config, client: &Client, head: &Head) {
+    let port = config.edge.https.listen.addresses().first().map_or(443, std::net::SocketAddr::port);
+    // Without its port; an IPv6 address stands in brackets.
+    let host = match head.host.rfind(']') {
+        Some(end) => head.host.get(..=end).unwrap_or_default(),
+        None => head.host.split(':').next().unwrap_or_default(),
+    };
+    let port = if port == 443 { String::new() } else { format!(":{port}") };
+    let query = if head.query.is_empty() { String::new() } else { format!("?{}", head.query) };
+    let answer = match host.is_empty() {
+        true => "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned(),
+        false => format!(
+            "HTTP/1.1 308 Permanent Redirect\r\nLocation: https://{host}{port}{}{query}\r\nContent-Length: 0\r\n\
+             Connection: close\r\n\r\n",
+            head.path
+        ),
+    };
+    client.write(answer.as_bytes()).await.ok();
+}
+
 async fn refuse<T>(client: &Client, error: Error) -> Option<T> {
     let status = match error {
         Error::TooLarge => "431 Request Header Fields Too Large",
@@ -112,13 +142,19 @@ async fn refuse<T>(client: &Client, error: Error) -> Option<T> {
 
 /// Gives the connection, with what was read of it, to hyper for one request.
 async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, service: Service) {
-    let cors = cx.hub.config().edge.http.cors && head.cross_origin;
-    let peer = client.peer;
+    let config = cx.hub.config();
+    let cors = config.edge.http.cors && head.cross_origin;
+    let elsewhere =
+        proxy::target(&config.edge.proxy, &head.path).filter(|_| service != Service::Api).map(str::to_owned);
+    let (peer, over_tls, passed) = (client.peer, client.over_tls, elsewhere.is_some());
     let Some(Ok(socket)) = client.socket.map(Rc::try_unwrap) else { return };
     let io = Rewound { read: read.freeze(), io: TokioIo::new(socket) };
     let handle = service_fn(move |request: Request<Incoming>| {
-        let cx = cx.clone();
+        let (cx, elsewhere) = (cx.clone(), elsewhere.clone());
         async move {
+            if let Some(target) = elsewhere {
+                return Ok::<_, std::convert::Infallible>(proxy::pass(request, &target, peer, over_tls).await);
+            }
             let page = if cx.hub.config().edge.http.pages { pages::answer(&request) } else { None };
             let mut response: Response<Full<Bytes>> = match page {
                 Some(page) => page,
@@ -128,12 +164,16 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
             if cors {
                 flv::cors(response.headers_mut());
             }
-            Ok::<_, std::convert::Infallible>(response)
+            Ok(response.map(Either::Left))
         }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
-    let connection = http.keep_alive(false).max_buf_size(64 * 1024).serve_connection(io, handle);
-    timeout(ANSWER_WITHIN, connection).await.ok();
+    let connection = http.keep_alive(false).max_buf_size(64 * 1024).serve_connection(io, handle).with_upgrades();
+    match passed {
+        // How long it takes is the other program's affair.
+        true => drop(connection.await),
+        false => drop(timeout(ANSWER_WITHIN, connection).await),
+    }
 }
 
 /// A socket of which the first bytes were read already.

@@ -6,9 +6,11 @@ pub(crate) mod flv;
 pub(crate) mod http;
 mod ingest;
 mod pages;
+mod proxy;
 pub(crate) mod query;
 mod rtc;
 pub(crate) mod rtmp;
+pub(crate) mod tls;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -43,6 +45,7 @@ pub(crate) struct Context {
     /// Who knows the whole host.
     pub(crate) supervisor: Rc<Supervisor>,
     pub(crate) host: Rc<Host>,
+    pub(crate) certificates: Rc<tls::Certificates>,
     next_client: Rc<Cell<u64>>,
 }
 
@@ -59,6 +62,7 @@ impl Context {
             scratch: Rc::new(RefCell::new(vec![0; READ])),
             supervisor: Rc::new(Supervisor::new(ctl)),
             host: Rc::new(host),
+            certificates: Rc::default(),
             next_client: Rc::default(),
         })
     }
@@ -76,11 +80,13 @@ pub(crate) struct Client {
     socket: Option<Rc<TcpStream>>,
     pub(crate) peer: SocketAddr,
     pub(crate) id: u64,
+    /// Its socket is the decrypted end of another one.
+    over_tls: bool,
 }
 
 impl Client {
     pub(crate) fn new(socket: TcpStream, peer: SocketAddr, id: u64) -> Self {
-        Self { socket: Some(Rc::new(socket)), peer, id }
+        Self { socket: Some(Rc::new(socket)), peer, id, over_tls: false }
     }
 
     fn socket(&self) -> io::Result<&Rc<TcpStream>> {

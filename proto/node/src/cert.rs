@@ -139,6 +139,28 @@ pub fn make_node(dir: &Path, names: &[String]) -> Result<Made, CertError> {
     Ok(Made { cert, key, names: names.to_vec(), not_after })
 }
 
+/// Makes a certificate that a host shows to clients of `names`, signed by itself: for development, as nobody trusts it.
+/// `weir-dev.pem` and `weir-dev.key` in `dir`, or named for the first name where that is not `localhost`.
+pub fn make_site(dir: &Path, names: &[String]) -> Result<Made, CertError> {
+    let first = names.first().ok_or(CertError::NoNames)?;
+    if names.len() > NAMES_MAX {
+        return Err(CertError::ManyNames(names.len()));
+    }
+    if let Some(wrong) = names.iter().find(|name| !is_name(name)) {
+        return Err(CertError::Name(wrong.clone()));
+    }
+    let file = if first == "localhost" { "weir-dev" } else { first };
+    let (cert, key) = (dir.join(format!("{file}.pem")), dir.join(format!("{file}.key")));
+    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let (mut params, not_after) = validity(first, NODE_DAYS);
+    params.subject_alt_names = CertificateParams::new(names)?.subject_alt_names;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    let pem = params.self_signed(&pair)?.pem();
+    write_pair(dir, (&cert, &pem), (&key, &pair.serialize_pem()))?;
+    Ok(Made { cert, key, names: names.to_vec(), not_after })
+}
+
 fn validity(name: &str, days: i64) -> (CertificateParams, OffsetDateTime) {
     let now = OffsetDateTime::now_utc();
     let mut params = CertificateParams::default();

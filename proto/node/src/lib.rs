@@ -13,4 +13,5 @@ pub mod rows;
 pub mod secret;
 pub mod sockets;
 pub mod tls;
+pub mod tls_sites;
 pub mod worker;

@@ -218,7 +218,7 @@ fn install_provider() {
     let _ = aws_lc_rs::default_provider().install_default();
 }
 
-fn certificates(path: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(crate) fn certificates(path: &str, pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certs: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     match certs {
         Ok(certs) if !certs.is_empty() => Ok(certs),

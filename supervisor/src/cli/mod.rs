@@ -18,6 +18,7 @@ use weir_node::cert;
 use weir_node::config::{Config, DEFAULT_YAML, load};
 use weir_node::log;
 use weir_node::tls::ClusterTls;
+use weir_node::tls_sites::SitesTls;
 use weir_node::worker::{Role, WorkerArgs};
 use weir_supervisor::host;
 use weir_supervisor::spawn::Program;
@@ -48,6 +49,9 @@ impl File {
         if !config.cluster.tls.is_off() {
             ClusterTls::load(&config.cluster.tls).map_err(|error| format!("cluster.tls: {error}"))?;
         }
+        if !config.edge.tls.is_empty() {
+            SitesTls::load(&config.edge.tls).map_err(|error| format!("edge.tls: {error}"))?;
+        }
         Ok(config)
     }
 }
@@ -60,7 +64,7 @@ enum Command {
     Check(File),
     /// Print the built-in configuration, which explains every key
     Config,
-    /// Make the certificates of a cluster
+    /// Make certificates: of a cluster, or for development
     #[command(subcommand)]
     Cert(Cert),
     /// Ask or tell the weir that runs on this host
@@ -93,7 +97,19 @@ enum Cert {
         #[arg(required = true, value_name = "NAME")]
         names: Vec<String>,
     },
+    /// Make a certificate for HTTPS and RTMPS in development, which nobody trusts: weir-dev.pem and weir-dev.key
+    Dev {
+        /// Directory to write to
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
+        /// Host names and addresses by which clients reach it; without any, localhost's
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
 }
+
+/// Names of a development certificate where none are given.
+const DEV_NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
 /// What a worker is told on its command line.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -128,6 +144,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Config => print(DEFAULT_YAML.trim_end()),
         Command::Cert(Cert::Ca { dir }) => print_or_fail(cert::make_ca(&dir)),
         Command::Cert(Cert::Node { dir, names }) => print_or_fail(cert::make_node(&dir, &names)),
+        Command::Cert(Cert::Dev { dir, names }) => {
+            let names = if names.is_empty() { DEV_NAMES.map(str::to_owned).to_vec() } else { names };
+            print_or_fail(cert::make_site(&dir, &names))
+        }
         Command::Ctl(ctl) => print_or_fail(ctl.run()),
         Command::Edge(args) => weir_node::worker::run(Role::Edge, args.into(), weir_edge::run),
         Command::UpgradeCheck => print_or_fail(host::check()),

@@ -75,7 +75,7 @@ fn pid_text(pid: Option<u32>) -> String {
 }
 
 /// What edges listen for.
-const EDGE_SERVICES: [&str; 3] = ["rtmp", "http", "api"];
+const EDGE_SERVICES: [&str; 5] = ["rtmp", "http", "api", "https", "rtmps"];
 
 /// One address that is listened on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,8 +172,8 @@ impl Slots {
         let edge = &config.edge;
         let had = old.sockets.keys().filter(|slot| slot.role == Role::Edge).map(|slot| slot.index + 1).max();
         let slots = config.edge_workers().max(had.unwrap_or(0));
-        for (service, listen) in EDGE_SERVICES.into_iter().zip([&edge.rtmp.listen, &edge.http.listen, &edge.api.listen])
-        {
+        let listens = [&edge.rtmp.listen, &edge.http.listen, &edge.api.listen, &edge.https.listen, &edge.rtmps.listen];
+        for (service, listen) in EDGE_SERVICES.into_iter().zip(listens) {
             self.bind_edges(service, listen, slots, old)?;
         }
         Ok(())

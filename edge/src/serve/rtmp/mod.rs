@@ -208,7 +208,8 @@ impl Session {
             self.cx.ingest.insert(feed)?;
         }
         let deadline = deadline.into_iter().chain(self.silence()).min();
-        let movable = self.machine.borrow().is_settled();
+        // What decrypts stays here.
+        let movable = self.machine.borrow().is_settled() && !self.client.over_tls;
         let woken = {
             let sleep = async {
                 match deadline {

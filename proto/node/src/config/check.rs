@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::error::Fault;
 use super::tree::Node;
 use super::value::{Auto, Listen, Scalar};
-use super::{Config, EDGE_WORKERS_MAX, ORIGIN_WORKERS_MAX, Overload, Threshold, Vhost};
+use super::{Config, EDGE_WORKERS_MAX, Edge, ORIGIN_WORKERS_MAX, Overload, Threshold, Vhost};
 
 /// Longest `node.run_dir`: the path of a unix socket holds 107 bytes, and the sockets' own names need some.
 const RUN_DIR_MAX: usize = 80;
@@ -21,6 +21,9 @@ const ICE_SERVERS_MAX: usize = 8;
 
 /// Most entries of `cluster.origins`.
 const ORIGINS_MAX: usize = 1000;
+
+/// Most entries of `edge.tls`.
+const CERTIFICATES_MAX: usize = 1000;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -114,12 +117,37 @@ impl Check<'_> {
         self.range(&["edge", "publish_memory"], edge.publish_memory, 16 * MIB..=1024 * GIB);
         self.range(&["edge", "connections"], edge.connections, 1..=1_000_000);
         self.range(&["edge", "drain_timeout"], edge.drain_timeout, seconds(0..=86_400));
-        let listens = [&edge.rtmp.listen, &edge.http.listen, &edge.api.listen];
+        self.gateway(edge);
+        let listens = [&edge.rtmp.listen, &edge.http.listen, &edge.api.listen, &edge.https.listen, &edge.rtmps.listen];
         if config.edge_workers() > 0 && listens.iter().all(|listen| listen.is_off()) {
             self.refuse(
                 &["edge"],
-                "rtmp, http and api all listen nowhere; write a port for one of them, or edge.workers: 0",
+                "rtmp, http, api, https and rtmps all listen nowhere; write a port for one of them, or edge.workers: 0",
             );
+        }
+    }
+
+    fn gateway(&mut self, edge: &Edge) {
+        let over_tls = [("https", &edge.https.listen), ("rtmps", &edge.rtmps.listen)];
+        for (key, _) in over_tls.iter().filter(|(_, listen)| !listen.is_off() && edge.tls.is_empty()) {
+            self.refuse(&["edge", key, "listen"], "needs a certificate; write edge.tls: [{ cert: FILE, key: FILE }]");
+        }
+        if edge.https.redirect && edge.https.listen.is_off() {
+            self.refuse(&["edge", "https", "redirect"], "leads nowhere; write edge.https.listen");
+        }
+        if edge.tls.iter().any(|site| site.cert.is_empty() || site.key.is_empty()) {
+            self.refuse(&["edge", "tls"], "incomplete; write cert and key of each");
+        }
+        if edge.tls.len() > CERTIFICATES_MAX {
+            self.refuse(&["edge", "tls"], format!("more than {CERTIFICATES_MAX} certificates"));
+        }
+        for (path, target) in &edge.proxy {
+            if !path.starts_with('/') || path.contains(['?', '#']) {
+                self.refuse(&["edge", "proxy", path], "no beginning of a path; write it as /app");
+            }
+            if target.strip_prefix("http://").and_then(host_port).is_none() {
+                self.refuse(&["edge", "proxy", path], format!("{target:?} is not written as http://HOST:PORT"));
+            }
         }
     }
 
@@ -296,6 +324,8 @@ impl Check<'_> {
         self.bind(&mut tcp, &["edge", "rtmp", "listen"], &edge.rtmp.listen, 1);
         self.bind(&mut tcp, &["edge", "http", "listen"], &edge.http.listen, 1);
         self.bind(&mut tcp, &["edge", "api", "listen"], &edge.api.listen, 1);
+        self.bind(&mut tcp, &["edge", "https", "listen"], &edge.https.listen, 1);
+        self.bind(&mut tcp, &["edge", "rtmps", "listen"], &edge.rtmps.listen, 1);
         self.bind(&mut tcp, &["metrics", "listen"], &config.metrics.listen, 1);
         let origins = config.origin.workers.min(ORIGIN_WORKERS_MAX) as u16;
         self.bind(&mut tcp, &["cluster", "control", "listen"], &cluster.control.listen, origins);

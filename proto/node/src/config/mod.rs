@@ -8,6 +8,7 @@ mod check;
 mod cluster;
 mod env;
 mod error;
+mod gateway;
 mod load;
 mod overload;
 mod rtc;
@@ -32,6 +33,7 @@ pub use check::host_port;
 pub use cluster::{Cluster, Control, Directory, Relay, Tls};
 pub use env::{INTERNAL_PREFIX, LOG_VARIABLE};
 pub use error::ConfigErrors;
+pub use gateway::{Certificate, Https, Proxy, Rtmps};
 pub use load::{DEFAULT_YAML, load};
 pub use overload::{
     Connections, Disk, HostCpu, LoopLag, Memory, Nic, Overload, Redirect, Threshold, UdpDrops, WorkerCpu,

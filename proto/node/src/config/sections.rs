@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::gateway::{Certificate, Https, Proxy, Rtmps};
 use super::secret::Secret;
 use super::value::{Auto, Listen, scalar};
 
@@ -87,6 +88,14 @@ pub struct Edge {
     pub http: Http,
     /// The HTTP API.
     pub api: Api,
+    /// The same over TLS.
+    pub https: Https,
+    /// RTMP over TLS.
+    pub rtmps: Rtmps,
+    /// What clients over TLS are shown.
+    pub tls: Vec<Certificate>,
+    /// Other programs behind the HTTP ports.
+    pub proxy: Proxy,
     /// Bytes that the fan-out logs of one worker may hold together.
     #[serde(with = "scalar")]
     pub log_memory: usize,
@@ -108,6 +117,10 @@ impl Default for Edge {
             rtmp: Rtmp::default(),
             http: Http::default(),
             api: Api::default(),
+            https: Https::default(),
+            rtmps: Rtmps::default(),
+            tls: Vec::new(),
+            proxy: Proxy::new(),
             log_memory: 512 * MIB,
             publish_memory: 256 * MIB,
             connections: 20_000,

@@ -150,7 +150,7 @@ fn unknown_keys_are_refused_with_a_suggestion() {
     refused(
         "edge: { api: { port: 1 } }",
         &[],
-        "weir.yaml:1: edge.api.port: unknown key; the keys here are listen, password, raw, token, user",
+        "weir.yaml:1: edge.api.port: unknown key; the keys here are listen, user, password, token, raw",
     );
     refused("vhosts:\n  a:\n    plya: {}\n", &[], "weir.yaml:3: vhosts.a.plya: unknown key, did you mean \"play\"?");
 }

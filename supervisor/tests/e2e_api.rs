@@ -264,8 +264,64 @@ fn whoever_has_the_password_may_ask_and_nobody_else() {
     assert_eq!(http::request(closed.api, "GET", "/api/v1/raw?rpc=reload", token).status, 200);
     let site = format!("{token}Origin: https://evil.example\r\n");
     assert_eq!(http::request(closed.api, "GET", "/api/v1/raw?rpc=reload", &site).status, 403);
+    let config = http::request(closed.api, "GET", "/api/v2/config", token).text();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!((&config["edge"]["api"]["password"], &config["edge"]["api"]["user"]), (&json!("***"), &json!("op")));
+    assert_eq!(http::get(closed.api, "/api/v2/events").status, 401);
+    assert_eq!(http::get(closed.api, "/api/v2/openapi.json").status, 401);
     let log = closed.log();
     assert!(!log.contains("hush") && !log.contains("t0ken"), "{log}");
+}
+
+/// What SRS has no words for, and its document.
+#[test]
+fn the_own_api_tells_of_the_host() {
+    let cluster = e2e::start("{ edge: { workers: 2 }, origin: { workers: 1 } }");
+    let scratch = tempfile::tempdir().unwrap();
+    let (_publisher, _players, _) = watched(&cluster, scratch.path());
+    let ask = |path: &str| {
+        let (status, value) = get(cluster.api, &format!("/api/v2{path}"));
+        assert_eq!(status, 200, "{path}: {value}");
+        value
+    };
+    // Every path of the document is there, and its answers have what the document says that they have.
+    let document = ask("/openapi.json");
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let below = path.strip_prefix("/api/v2").unwrap();
+        if methods.get("get").is_none() || below == "/events" {
+            continue;
+        }
+        let (value, schema) =
+            (ask(below), &methods["get"]["responses"]["200"]["content"]["application/json"]["schema"]);
+        let schema = schema["$ref"].as_str().map_or(schema, |to| document.pointer(&to[1..]).unwrap());
+        for name in schema["required"].as_array().into_iter().flatten() {
+            assert!(value.get(name.as_str().unwrap()).is_some(), "{path}: {name} is missing in {value}");
+        }
+    }
+    assert_eq!(ask("/workers").as_array().unwrap().len(), 3);
+    assert_eq!(ask("/streams")["streams"][0]["clients"], 9);
+    assert_eq!(ask("/origins")["origins"], json!([{ "origin": "0", "up": true }]));
+    assert_eq!(get(cluster.api, "/api/v2/nothing").0, 404);
+    let id = ask("/clients?count=1")["clients"][0]["id"].as_str().unwrap().to_owned();
+    assert_eq!(http::request(cluster.api, "DELETE", &format!("/api/v2/clients/{id}"), "").status, 200);
+    assert_eq!(http::request(cluster.api, "DELETE", &format!("/api/v2/clients/{id}"), "").status, 404);
+    assert_eq!(http::request(cluster.api, "POST", "/api/v2/status", "").status, 405);
+
+    // Events come each second to all who listen, and one who leaves keeps nobody busy.
+    let mut answers: Vec<http::Answer> = (0..3).map(|_| http::get(cluster.api, "/api/v2/events")).collect();
+    for answer in &mut answers {
+        assert_eq!(answer.field("content-type"), Some("text/event-stream"));
+        let mut seen = Vec::new();
+        while seen.len() < 3 {
+            let mut line = String::new();
+            assert!(std::io::BufRead::read_line(&mut answer.body, &mut line).unwrap() > 0);
+            if let Some(data) = line.strip_prefix("data: ") {
+                seen.push(serde_json::from_str::<Value>(data).unwrap());
+            }
+        }
+        assert!(seen.windows(2).all(|pair| pair[0]["now_ms"].as_u64() < pair[1]["now_ms"].as_u64()));
+        assert_eq!((&seen[2]["status"]["state"], &seen[2]["streams"]["total"]), (&json!("ready"), &json!(1)));
+    }
 }
 
 /// Sessions at the origin are in the same lists, and can be ended from there.

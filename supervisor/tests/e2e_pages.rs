@@ -3,10 +3,14 @@
 mod common;
 mod e2e;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use common::WEIR;
-use e2e::{http, rtc};
+use e2e::ffmpeg::Ffmpeg;
+use e2e::peer::Peer;
+use e2e::source::Source;
+use e2e::{SOON, http, rtc};
 use serde_json::{Value, json};
 
 /// Browsers take what the machine has, which is no overload of the server's.
@@ -15,13 +19,38 @@ const YAML: &str = "{ edge: { workers: 1 }, origin: { workers: 1 }, overload: { 
 /// From publishing to having watched again what was lost.
 const WITHIN: Duration = Duration::from_secs(100);
 
+/// Where screenshots go, to be looked at.
+fn pictures() -> PathBuf {
+    let pictures = Path::new(WEIR).parent().unwrap().parent().unwrap().join("test-pictures");
+    std::fs::create_dir_all(&pictures).unwrap();
+    pictures
+}
+
+#[test]
+fn the_console_shows_what_runs_and_disconnects_a_client() {
+    let (host, _) = rtc::start(YAML);
+    let scratch = tempfile::tempdir().unwrap();
+    let _publisher = Ffmpeg::publish(Source::plain(), &format!("rtmp://{}/live/river", host.rtmp), scratch.path());
+    let players: Vec<Peer> = (0..3).map(|_| Peer::flv(host.http, "/live/river.flv")).collect();
+    Peer::wait_media_of(&players, 10, SOON);
+    let pictures = pictures();
+    let mut console = rtc::Client::console(&format!("http://localhost:{}", host.api.port()), &pictures, scratch.path());
+    let said = console.finish(WITHIN);
+    let shown = &said["shown"];
+    assert_eq!((&shown["said"], &shown["workers"], &shown["clients"]), (&json!("All is well."), &json!(2), &json!(3)));
+    for word in ["H264 Baseline 320 x 180, AAC", "kbit/s", "Watch"] {
+        assert!(shown["stream"].as_str().unwrap().contains(word), "{word}: {shown}");
+    }
+    assert_eq!((&said["complaints"], &said["faults"]), (&json!([]), &json!([])), "{said}");
+    assert!(said["narrow"].as_object().unwrap().values().all(|wide| wide == false), "{said}");
+    assert_eq!(players.iter().filter(|player| player.look(|notes| notes.end.is_some())).count(), 1);
+}
+
 #[test]
 fn one_page_publishes_and_another_watches_and_comes_back_by_itself() {
     let (host, _) = rtc::start(YAML);
     let scratch = tempfile::tempdir().unwrap();
-    // To be looked at.
-    let pictures = std::path::Path::new(WEIR).parent().unwrap().parent().unwrap().join("test-pictures");
-    std::fs::create_dir_all(&pictures).unwrap();
+    let pictures = pictures();
     let origin = format!("http://localhost:{}", host.http.port());
     let mut pages = rtc::Client::pages(&origin, &pictures, scratch.path());
     pages.wait(0, "it is watched", |line| (line["watching"] == true).then_some(()));

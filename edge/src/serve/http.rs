@@ -8,11 +8,11 @@ use std::task::{Context as Task, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{Either, Full};
+use http_body_util::Either;
+use hyper::Request;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -146,19 +146,24 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
     let cors = config.edge.http.cors && head.cross_origin;
     let elsewhere =
         proxy::target(&config.edge.proxy, &head.path).filter(|_| service != Service::Api).map(str::to_owned);
-    let (peer, over_tls, passed) = (client.peer, client.over_tls, elsewhere.is_some());
+    let (peer, over_tls) = (client.peer, client.over_tls);
+    // How long another program takes is its own affair, and events go on.
+    let lasting = elsewhere.is_some() || head.path == api::EVENTS;
     let Some(Ok(socket)) = client.socket.map(Rc::try_unwrap) else { return };
     let io = Rewound { read: read.freeze(), io: TokioIo::new(socket) };
+    let (cx, closing) = (cx.clone(), cx.clone());
     let handle = service_fn(move |request: Request<Incoming>| {
         let (cx, elsewhere) = (cx.clone(), elsewhere.clone());
         async move {
             if let Some(target) = elsewhere {
-                return Ok::<_, std::convert::Infallible>(proxy::pass(request, &target, peer, over_tls).await);
+                return Ok::<_, std::convert::Infallible>(
+                    proxy::pass(request, &target, peer, over_tls).await.map(Either::Right),
+                );
             }
             let page = if cx.hub.config().edge.http.pages { pages::answer(&request) } else { None };
-            let mut response: Response<Full<Bytes>> = match page {
-                Some(page) => page,
-                None if rtc::is_ours(request.uri().path()) => rtc::answer(&cx, request, peer).await,
+            let mut response = match page {
+                Some(page) => page.map(Either::Left),
+                None if rtc::is_ours(request.uri().path()) => rtc::answer(&cx, request, peer).await.map(Either::Left),
                 None => api::answer(&cx, &request, service, peer).await,
             };
             if cors {
@@ -169,9 +174,11 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
     });
     let mut http = hyper::server::conn::http1::Builder::new();
     let connection = http.keep_alive(false).max_buf_size(64 * 1024).serve_connection(io, handle).with_upgrades();
-    match passed {
-        // How long it takes is the other program's affair.
-        true => drop(connection.await),
+    match lasting {
+        true => tokio::select! {
+            ended = connection => drop(ended),
+            () = closing.hub.closing() => {}
+        },
         false => drop(timeout(ANSWER_WITHIN, connection).await),
     }
 }

@@ -23,6 +23,7 @@ use tokio::net::TcpStream;
 
 use crate::admission::Gate;
 use crate::hub::Hub;
+use api::events::Events;
 use api::host::{Host, Supervisor};
 use ingest::Ingest;
 
@@ -46,6 +47,7 @@ pub(crate) struct Context {
     pub(crate) supervisor: Rc<Supervisor>,
     pub(crate) host: Rc<Host>,
     pub(crate) certificates: Rc<tls::Certificates>,
+    pub(crate) events: Rc<Events>,
     next_client: Rc<Cell<u64>>,
 }
 
@@ -63,6 +65,7 @@ impl Context {
             supervisor: Rc::new(Supervisor::new(ctl)),
             host: Rc::new(host),
             certificates: Rc::default(),
+            events: Rc::default(),
             next_client: Rc::default(),
         })
     }

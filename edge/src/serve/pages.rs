@@ -29,6 +29,10 @@ const PAGES: &[(&str, &[u8])] = &[
     ("/publish/", include_bytes!("../../web/publish/index.html")),
     ("/publish/publish.js", include_bytes!("../../web/publish/publish.js")),
     ("/players/", include_bytes!("../../web/players/index.html")),
+    ("/console/", include_bytes!("../../web/console/index.html")),
+    ("/console/console.js", include_bytes!("../../web/console/console.js")),
+    ("/console/api.html", include_bytes!("../../web/console/api.html")),
+    ("/console/api.js", include_bytes!("../../web/console/api.js")),
     ("/players/players.js", include_bytes!("../../web/players/players.js")),
 ];
 

@@ -125,6 +125,15 @@ impl Client {
         Self { process: Ffmpeg::spawn(command, "pages".to_owned(), scratch) }
     }
 
+    /// The host's console, and the other pages before a judge of accessibility; screenshots go to `pictures`.
+    pub fn console(origin: &str, pictures: &Path, scratch: &Path) -> Self {
+        let mut command = Command::new("node");
+        command.arg(rigs().join("../web/console.mjs")).arg(origin).arg(pictures);
+        command.env("PLAYWRIGHT", tools().join("playwright-core")).env("AXE", tools().join("axe-core"));
+        command.env("TMPDIR", scratch);
+        Self { process: Ffmpeg::spawn(command, "console".to_owned(), scratch) }
+    }
+
     /// Waits for it to end by itself, and returns its last line.
     pub fn finish(&mut self, within: Duration) -> Value {
         let status = self.process.wait(within);

@@ -53,6 +53,7 @@ by_apt chromium=chromium node=nodejs npm=npm python3=python3
 python3 -m pip --version >/dev/null 2>&1 || as_root apt-get -qq install -y --no-install-recommends python3-pip >/dev/null
 by_npm playwright-core 1.65.1
 by_npm werift 0.25.2
+by_npm axe-core 4.14.1
 by_pip aiortc 1.16.0
 by_pip imageio-ffmpeg 0.8.1 --no-deps
 find "$dir/imageio-ffmpeg" -type f -path '*/binaries/ffmpeg*' ! -name '*.md' -exec chmod +x {} +

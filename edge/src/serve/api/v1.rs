@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hyper::body::Incoming;
-use hyper::header::{HeaderValue, LOCATION, WWW_AUTHENTICATE};
+use hyper::header::{HeaderValue, LOCATION};
 use hyper::{Method, Request, StatusCode};
 use serde_json::{Map, Value, json};
 use weir_node::config::DEFAULT_VHOST;
@@ -14,7 +14,6 @@ use weir_proto::supervisor::{
     StreamsRequest,
 };
 
-use super::access::{self, Denied};
 use super::host::Error;
 use super::{Answer, json_answer, only, system, text};
 use crate::serve::Context;
@@ -24,16 +23,16 @@ use crate::serve::query::Query;
 const COUNT: (u32, u32) = (10, 1000);
 
 /// SRS's codes (inventory, appendix G).
-mod code {
-    pub(super) const VHOST: u32 = 2014;
-    pub(super) const STREAM: u32 = 2048;
-    pub(super) const CLIENT: u32 = 2049;
-    pub(super) const RAW_OFF: u32 = 1061;
-    pub(super) const RAW_PARAMS: u32 = 1063;
-    pub(super) const RELOAD: u32 = 1064;
+pub(super) mod code {
+    pub(in super::super) const VHOST: u32 = 2014;
+    pub(in super::super) const STREAM: u32 = 2048;
+    pub(in super::super) const CLIENT: u32 = 2049;
+    pub(in super::super) const RAW_OFF: u32 = 1061;
+    pub(in super::super) const RAW_PARAMS: u32 = 1063;
+    pub(in super::super) const RELOAD: u32 = 1064;
     /// Of what SRS has no code for: nobody answers, or who asks may not.
-    pub(super) const FAILED: u32 = 1000;
-    pub(super) const DENIED: u32 = 1001;
+    pub(in super::super) const FAILED: u32 = 1000;
+    pub(in super::super) const DENIED: u32 = 1001;
 }
 
 /// Why there is no answer: status, code and words.
@@ -45,18 +44,16 @@ impl From<Error> for Failure {
     }
 }
 
+/// Whether reading this changes something.
+pub(super) fn changes(path: &str, query: Option<&str>) -> bool {
+    path == "/api/v1/raw" && Query(query.unwrap_or_default()).raw("rpc") == Some("reload")
+}
+
 /// Answers a request for `path`, which has no slash at its end.
-pub(super) async fn answer(cx: &Context, request: &Request<Incoming>, path: &str, peer: SocketAddr) -> Answer {
+pub(super) async fn answer(cx: &Context, request: &Request<Incoming>, path: &str) -> Answer {
     let method = request.method();
     let reads = matches!(*method, Method::GET | Method::HEAD);
     let query = Query(request.uri().query().unwrap_or_default());
-    let reloads = path == "/api/v1/raw" && query.raw("rpc") == Some("reload");
-    // What runs here is no secret.
-    if path != "/api/v1/versions"
-        && let Err(denied) = access::check(&cx.hub.config().edge.api, request.headers(), peer, !reads || reloads)
-    {
-        return refuse(denied);
-    }
     let done = match (path.strip_prefix("/api/v1/clients/"), reads) {
         (Some(id), false) if *method == Method::DELETE => kick(cx, id).await,
         (_, true) => match path {
@@ -70,16 +67,6 @@ pub(super) async fn answer(cx: &Context, request: &Request<Incoming>, path: &str
         Ok(value) => json_answer(StatusCode::OK, &value),
         Err(Failure(status, code, error)) => json_answer(status, &json!({ "code": code, "error": error })),
     }
-}
-
-fn refuse(denied: Denied) -> Answer {
-    let status = if denied == Denied::Unknown { StatusCode::UNAUTHORIZED } else { StatusCode::FORBIDDEN };
-    let mut answer = json_answer(status, &json!({ "code": code::DENIED, "error": denied.text() }));
-    if denied == Denied::Unknown {
-        let basic = HeaderValue::from_static("Basic realm=\"weir\", charset=\"UTF-8\"");
-        answer.headers_mut().insert(WWW_AUTHENTICATE, basic);
-    }
-    answer
 }
 
 fn elsewhere(path: &'static str) -> Answer {
@@ -389,7 +376,7 @@ fn clusters(query: Query<'_>) -> Value {
     json!({ "code": 0, "data": { "query": asked, "origin": null } })
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
 }

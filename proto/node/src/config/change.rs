@@ -24,6 +24,26 @@ const FIXED: [(&str, &str); 11] = [
 /// Keys whose values are not shown, by their ends.
 const SECRET: [&str; 2] = [".password", ".token"];
 
+/// A configuration as operators may see it: without what is secret.
+pub fn shown(config: &Config) -> Value {
+    let mut value = serde_json::to_value(config).unwrap_or_default();
+    mask(&mut value, "");
+    value
+}
+
+fn mask(value: &mut Value, key: &str) {
+    match value {
+        Value::Object(fields) => fields.iter_mut().for_each(|(name, value)| mask(value, &format!("{key}.{name}"))),
+        Value::Array(values) => values.iter_mut().for_each(|value| mask(value, key)),
+        Value::String(text) if !text.is_empty() && is_secret(key) => "***".clone_into(text),
+        _ => {}
+    }
+}
+
+fn is_secret(key: &str) -> bool {
+    SECRET.iter().any(|end| key.ends_with(end))
+}
+
 /// One key that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -70,7 +90,7 @@ fn walk(key: String, before: &Value, after: &Value, found: &mut Vec<Change>) {
     } else if before != after {
         let fixed = FIXED.iter().find(|(start, _)| key.starts_with(start)).map(|(_, why)| *why);
         let text = |value: &Value| match text(value) {
-            shown if shown.len() > 2 && SECRET.iter().any(|end| key.ends_with(end)) => "***".to_owned(),
+            shown if shown.len() > 2 && is_secret(&key) => "***".to_owned(),
             shown => shown,
         };
         let (before, after) = (text(before), text(after));
@@ -116,5 +136,7 @@ mod tests {
         has("cluster.origins: [] -> [\"10.0.0.1:1990\"] needs a restart:", "where streams live");
         has("vhosts.__defaultVhost__.play.queue_length: 10s -> 5s", "5s");
         has("vhosts.a.example: {", "(new)");
+        let shown = shown(&after);
+        assert_eq!((&shown["edge"]["api"]["password"], &shown["edge"]["api"]["token"]), (&"***".into(), &"".into()));
     }
 }

@@ -28,7 +28,7 @@ use std::thread::available_parallelism;
 
 use serde::{Deserialize, Serialize};
 
-pub use change::{Change, changes};
+pub use change::{Change, changes, shown};
 pub use check::host_port;
 pub use cluster::{Cluster, Control, Directory, Relay, Tls};
 pub use env::{INTERNAL_PREFIX, LOG_VARIABLE};

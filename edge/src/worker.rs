@@ -208,6 +208,7 @@ impl Serves {
             "rtmp" => Some(Self::Rtmp),
             "http" => Some(Self::Http(Service::Http)),
             "api" => Some(Self::Http(Service::Api)),
+            "signal" => Some(Self::Http(Service::Signal)),
             _ => None,
         }
     }
@@ -217,6 +218,7 @@ impl Serves {
             Self::Rtmp => "rtmp",
             Self::Http(Service::Http) => "http",
             Self::Http(Service::Api) => "api",
+            Self::Http(Service::Signal) => "signal",
         }
     }
 }

@@ -1,5 +1,6 @@
 //! HTTP clients: the request head is read here; a live stream leaves HTTP behind, everything else goes to hyper.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -12,6 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -20,7 +22,7 @@ use tracing::debug;
 use weir_wire::http::{Error, Head, parse_head};
 use weir_wire::rtmp::{self, Limits};
 
-use super::{Client, Context, api, flv, pages, rtc};
+use super::{Client, Context, api, flv, pages, rtc, signal};
 use crate::admission::Refusal;
 
 /// The longest that a client may take to read an answer of the API.
@@ -33,6 +35,8 @@ pub(crate) enum Service {
     Http,
     /// The API.
     Api,
+    /// Signaling, and pages.
+    Signal,
 }
 
 /// Serves one client. Every answer ends the connection: live streams end it anyway, and a kept connection could not
@@ -113,16 +117,25 @@ async fn refuse<T>(client: &Client, error: Error) -> Option<T> {
 /// Gives the connection, with what was read of it, to hyper for one request.
 async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, service: Service) {
     let cors = cx.hub.config().edge.http.cors && head.cross_origin;
-    let peer = client.peer;
+    let (peer, id) = (client.peer, client.id);
     let Some(Ok(socket)) = client.socket.map(Rc::try_unwrap) else { return };
     let io = Rewound { read: read.freeze(), io: TokioIo::new(socket) };
+    // Where a request to speak WebSocket goes on after its answer.
+    let upgrade: Rc<Cell<Option<OnUpgrade>>> = Rc::default();
+    let upgrading = upgrade.clone();
+    let handling = cx.clone();
     let handle = service_fn(move |request: Request<Incoming>| {
-        let cx = cx.clone();
+        let (cx, upgrade) = (handling.clone(), upgrading.clone());
         async move {
             let page = if cx.hub.config().edge.http.pages { pages::answer(&request) } else { None };
             let mut response: Response<Full<Bytes>> = match page {
                 Some(page) => page,
                 None if rtc::is_ours(request.uri().path()) => rtc::answer(&cx, request, peer).await,
+                None if signal::is_ours(request.uri().path()) => {
+                    let (response, upgraded) = signal::answer(&cx, request);
+                    upgrade.set(upgraded);
+                    response
+                }
                 None => api::answer(&cx, &request, service).await,
             };
             if cors {
@@ -132,8 +145,13 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
         }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
-    let connection = http.keep_alive(false).max_buf_size(64 * 1024).serve_connection(io, handle);
+    let connection = http.keep_alive(false).max_buf_size(64 * 1024).serve_connection(io, handle).with_upgrades();
     timeout(ANSWER_WITHIN, connection).await.ok();
+    if let Some(upgrade) = upgrade.take()
+        && let Ok(io) = upgrade.await
+    {
+        signal::serve(cx, io, (id, peer)).await;
+    }
 }
 
 /// A socket of which the first bytes were read already.

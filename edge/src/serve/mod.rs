@@ -9,6 +9,7 @@ mod metrics;
 mod pages;
 mod rtc;
 pub(crate) mod rtmp;
+mod signal;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -22,6 +23,7 @@ use tokio::net::TcpStream;
 use crate::admission::Gate;
 use crate::hub::Hub;
 use ingest::Ingest;
+pub(crate) use signal::Signaled;
 
 /// Bytes of one read from a client. One buffer serves all clients of the worker, so an idle one has none.
 const READ: usize = 64 * 1024;
@@ -40,6 +42,7 @@ pub(crate) struct Context {
     ingest: Rc<Ingest>,
     scratch: Rc<RefCell<Vec<u8>>>,
     scrape: Rc<metrics::Scrape>,
+    rooms: Rc<signal::Rooms>,
     /// `node/edge.slot.incarnation`: who answers.
     pub(crate) worker: Rc<str>,
     next_client: Rc<Cell<u64>>,
@@ -57,6 +60,7 @@ impl Context {
             gate,
             scratch: Rc::new(RefCell::new(vec![0; READ])),
             scrape: Rc::new(metrics::Scrape::new(ctl)),
+            rooms: Rc::default(),
             worker: worker.into(),
             next_client: Rc::default(),
         })

@@ -46,12 +46,7 @@ pub(crate) enum Call {
 }
 
 /// Brings what a call carries to the hub's thread, until it ends.
-pub(super) async fn carry(
-    rooms: mpsc::Sender<Call>,
-    caller: Caller,
-    mut asks: Streaming<RoomAsk>,
-    sender: Sender,
-) {
+pub(super) async fn carry(rooms: mpsc::Sender<Call>, caller: Caller, mut asks: Streaming<RoomAsk>, sender: Sender) {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let call = NEXT.fetch_add(1, Ordering::Relaxed);
     info!(edge = %caller, call, "its clients' rooms are carried");
@@ -146,7 +141,7 @@ impl Rooms {
         };
         let claims = (ask.room.as_deref(), ask.display.as_deref());
         let handled = self.machine.borrow_mut().handle(member, claims, wanted);
-        let mut reply = RoomReply { member: ask.member, tid: ask.tid, ..RoomReply::default() };
+        let mut reply = RoomReply { member: ask.member, ..RoomReply::default() };
         match handled {
             Ok(Reply::Joined(joined)) => {
                 self.members.borrow_mut().insert(member);

@@ -125,7 +125,9 @@ pub enum Refusal {
     #[error("there are as many rooms as there may be")]
     TooManyRooms,
     /// See [`check_name`].
-    #[error("a name has 1 to {NAME_MAX} bytes and no slash, backslash, question mark, hash, per cent or control character")]
+    #[error(
+        "a name has 1 to {NAME_MAX} bytes and no slash, backslash, question mark, hash, per cent or control character"
+    )]
     BadName,
     /// No such action.
     #[error("there is no such action; there are join, publish and control")]

@@ -62,7 +62,8 @@ fn what_cannot_be_done_is_answered_and_what_is_no_message_is_not() {
     assert_eq!(parse(&long).unwrap().action.chars().count(), WORD_MAX);
     let nested = format!(r#"{{"tid":"t","msg":{}1{}}}"#, "[".repeat(5000), "]".repeat(5000));
     let long_tid = format!(r#"{{"tid":"{}","msg":{{"action":"publish"}}}}"#, "x".repeat(65));
-    for text in ["", "null", "[]", "{}", r#"{"tid":1,"msg":{}}"#, r#"{"tid":"t","msg":{"room":"x"}}"#, &nested, &long_tid]
+    for text in
+        ["", "null", "[]", "{}", r#"{"tid":1,"msg":{}}"#, r#"{"tid":"t","msg":{"room":"x"}}"#, &nested, &long_tid]
     {
         assert_eq!(parse(text), Err(Malformed), "{text}");
     }
@@ -121,7 +122,9 @@ fn what_ended_connections_or_the_process_is_refused() {
     assert_eq!(rooms.handle(1, (Some("live"), Some("bob")), Ask::Publish), Err(Refusal::NotYours));
     assert_eq!(rooms.handle(1, (Some("other"), None), Ask::Publish), Err(Refusal::NotYours));
     assert!(rooms.handle(1, (Some("live"), Some("alice")), Ask::Publish).is_ok());
-    for name in ["", " a", "a ", ".", "..", "a/b", "a\\b", "a?b", "a#b", "a%2fb", "a\nb", "a\u{202e}b", &"x".repeat(129)] {
+    for name in
+        ["", " a", "a ", ".", "..", "a/b", "a\\b", "a?b", "a#b", "a%2fb", "a\nb", "a\u{202e}b", &"x".repeat(129)]
+    {
         assert_eq!(ask(&mut rooms, 2, join(name, "bob")), Err(Refusal::BadName), "{name:?}");
         assert_eq!(ask(&mut rooms, 2, join("live", name)), Err(Refusal::BadName), "{name:?}");
     }

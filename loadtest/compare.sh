@@ -109,6 +109,7 @@ edge:
   rtmp: { listen: 127.0.0.1:$rtmp }
   http: { listen: 127.0.0.1:$http }
   api: { listen: 127.0.0.1:$api }
+  signal: { listen: off }
 origin: { workers: 1 }
 rtc: { listen: "127.0.0.1:$rtc_media", candidate: 127.0.0.1 }
 vhosts: { __defaultVhost__: { play: { mw_latency: $1 } } }

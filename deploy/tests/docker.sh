@@ -70,7 +70,7 @@ inside() {
     done < <(last_stage)
     [[ ${#entry[@]} != 0 && ${#command[@]} != 0 && ${#health[@]} != 0 ]] || fail "ENTRYPOINT, CMD or HEALTHCHECK is missing"
     [[ ${user%%:*} =~ ^[0-9]+$ && ${user%%:*} != 0 ]] || fail "USER has to be a number and not root, for runAsNonRoot"
-    [[ " $ports " == " 1935 1985 8080 9972 8000/udp " ]] || fail "EXPOSE $ports"
+    [[ " $ports " == " 1935 1985 1989 8080 9972 8000/udp " ]] || fail "EXPOSE $ports"
 
     say "start, read-only, without capabilities, as $user"
     # As compose.yaml has it.

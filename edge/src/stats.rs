@@ -15,6 +15,7 @@ use weir_wire::relay::Refusal;
 use crate::fanout::Format;
 use crate::hub::Hub;
 use crate::publish::Ended;
+use crate::serve::Signaled;
 
 /// What clients speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,6 +165,7 @@ pub(crate) struct Stats {
     /// Groups left out on the way from other hosts.
     pub(crate) relay_skips: Cell<u64>,
     pub(crate) frame_latency: Observed,
+    pub(crate) signal: Signaled,
     frames: [Cell<u64>; 3],
     refused: [Cell<u64>; Refused::ALL.len()],
     first_frame: [Observed; 2],
@@ -186,6 +188,7 @@ impl Default for Stats {
             pulls: Cell::default(),
             relay_skips: Cell::default(),
             frame_latency: Observed::new(&families::FRAME_LATENCY),
+            signal: Signaled::default(),
             frames: Default::default(),
             refused: Default::default(),
             first_frame: [Observed::new(&families::FIRST_FRAME), Observed::new(&families::FIRST_FRAME)],
@@ -254,6 +257,7 @@ impl Stats {
         for ((_, reason), count) in Refused::ALL.iter().zip(&self.refused) {
             out.count(&families::REFUSALS, &[reason], count.get());
         }
+        self.signal.add_to(&mut out);
         for protocol in Protocol::ALL {
             let name = protocol.as_str();
             let kinds = [("publish", &self.publishers), ("play", &self.players)];

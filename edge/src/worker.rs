@@ -216,6 +216,7 @@ impl Serves {
             "api" => Some(Self::Http(Service::Api)),
             "https" => Some(Self::Tls(Inside::Http)),
             "rtmps" => Some(Self::Tls(Inside::Rtmp)),
+            "signal" => Some(Self::Http(Service::Signal)),
             _ => None,
         }
     }
@@ -224,6 +225,7 @@ impl Serves {
         match self {
             Self::Rtmp => "rtmp",
             Self::Http(Service::Api) => "api",
+            Self::Http(Service::Signal) => "signal",
             Self::Http(_) => "http",
             Self::Tls(Inside::Http) => "https",
             Self::Tls(Inside::Rtmp) => "rtmps",

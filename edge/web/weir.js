@@ -1,9 +1,12 @@
-// Publishes (WHIP, RFC 9725) and plays (WHEP) streams of weir, and keeps doing so: a session that is lost is begun anew.
+// Publishes (WHIP, RFC 9725) and plays (WHEP) streams of weir, and meets others in rooms; and keeps doing so: what is lost
+// is begun anew.
 //
-//   import {play, publish} from '/weir.js';
+//   import {play, publish, Room} from '/weir.js';
 //   const session = play('live/river', {onState: console.log});
 //   video.srcObject = session.stream;
 //   session.stop();
+//   const room = new Room('live', 'alice', {onParticipants: console.log});
+//   await room.control('alert', 'hello');
 
 /** Waits before the first and every further attempt to begin anew, in milliseconds; the last one repeats. */
 const PAUSES = [200, 800, 1500, 3000, 5000];
@@ -33,7 +36,9 @@ export function endpoint(text, kind) {
   const origin = authority ? `${location.protocol}//${authority}` : location.origin;
   const url = new URL(`/rtc/v1/${kind}/${query}`, origin);
   // SRS's API has a port of its own; a webrtc: URL without one means that.
-  if (authority && !/:\d+$/.test(authority) && location.protocol === 'http:') url.port = '1985';
+  const schema = url.searchParams.get('schema');
+  if (authority && (schema === 'http' || schema === 'https')) url.protocol = `${schema}:`;
+  if (authority && !/:\d+$/.test(authority)) url.port = url.searchParams.get('api') ?? (url.protocol === 'http:' ? '1985' : '');
   url.searchParams.set('app', parts.join('/') || 'live');
   url.searchParams.set('stream', stream);
   return url;
@@ -104,6 +109,29 @@ export class Session {
     removeEventListener('pagehide', this.leave);
     this.end(false);
     this.become('stopped', '');
+  }
+
+  /**
+   * Sends another track in the place of the one of its kind, over this connection and every later one.
+   *
+   * @param {MediaStreamTrack} track
+   */
+  async replace(track) {
+    this.stream.getTracks().filter((old) => old.kind === track.kind).forEach((old) => this.stream.removeTrack(old));
+    this.stream.addTrack(track);
+    await this.connection?.getSenders().find((sender) => sender.track?.kind === track.kind)?.replaceTrack(track);
+  }
+
+  /**
+   * How loud it is, 0 to 1; 0 as long as nothing is known.
+   *
+   * @returns {Promise<number>}
+   */
+  async level() {
+    const ends = this.connection ? [...this.connection.getSenders(), ...this.connection.getReceivers()] : [];
+    const end = ends.find(({track}) => track?.kind === 'audio');
+    const stats = end ? [...(await end.getStats()).values()] : [];
+    return stats.find((s) => s.type === 'inbound-rtp' || s.type === 'media-source')?.audioLevel ?? 0;
   }
 
   /** @returns {Promise<RTCStatsReport | null>} */
@@ -260,4 +288,168 @@ function prefer(transceiver, name) {
   const all = RTCRtpSender.getCapabilities('video')?.codecs ?? [];
   const is = (codec) => codec.mimeType.toLowerCase() === `video/${name}`.toLowerCase();
   transceiver.setCodecPreferences?.([...all.filter(is), ...all.filter((codec) => !is(codec))]);
+}
+
+/** Refusals of a room that another attempt does not change. */
+const FINAL = ['room_full', 'too_many_rooms', 'bad_name', 'bad_field', 'display_taken'];
+
+/** The close code for a connection in whose place the same client has another. */
+const REPLACED = 4000;
+
+/**
+ * @typedef {{display: string, publishing: boolean}} Participant
+ * @typedef {object} RoomOptions
+ * @property {string} [url] of the signaling, `wss://host/sig/v1/rtc`; without it that of this page's host
+ * @property {(state: State, reason: string) => void} [onState] told at each change; `live` is joined
+ * @property {(participants: Participant[], event: 'joined' | 'join' | 'publish' | 'leave', peer: Participant) => void}
+ *   [onParticipants] who is in the room, oneself too, and what changed; `joined` is told again after each loss
+ * @property {(call: string, data: string, peer: Participant) => void} [onControl] what somebody tells the others
+ */
+
+/** A place in a room, over as many connections as it takes. */
+export class Room {
+  /**
+   * @param {string} name
+   * @param {string} display what the others see; nobody else in the room may have it
+   * @param {RoomOptions} options
+   */
+  constructor(name, display, options = {}) {
+    this.name = name;
+    this.display = display;
+    this.options = options;
+    /** @type {State} */
+    this.state = 'connecting';
+    /** @type {Participant[]} */
+    this.participants = [];
+    this.socket = null;
+    this.waiting = new Map();
+    this.attempt = 0;
+    this.timer = 0;
+    this.joinedOnce = false;
+    // By it the server knows that it is us who come again, also while it holds the lost connection for alive.
+    this.key = hex(16);
+    this.gone = () => this.leave();
+    this.online = () => this.lost(this.socket, 'The network has changed.');
+    addEventListener('pagehide', this.gone);
+    addEventListener('online', this.online);
+    this.connect();
+  }
+
+  /** Tells the others that one publishes, from now on or anew. */
+  publish() {
+    return this.ask({action: 'publish', room: this.name, display: this.display});
+  }
+
+  /**
+   * Tells the others something.
+   *
+   * @param {string} call such as `refresh` and `alert`
+   * @param {string} data
+   */
+  control(call, data = '') {
+    return this.ask({action: 'control', room: this.name, display: this.display, call, data});
+  }
+
+  /** Ends it. */
+  leave() {
+    this.become('stopped', '');
+    this.close();
+  }
+
+  connect() {
+    const page = location.protocol === 'https:' ? 'wss' : 'ws';
+    const url = new URL(this.options.url ?? `${page}://${location.host}/sig/v1/rtc`);
+    url.searchParams.set('room', this.name);
+    url.searchParams.set('display', this.display);
+    const socket = new WebSocket(url);
+    this.socket = socket;
+    this.timer = setTimeout(() => this.lost(socket, 'The server does not answer.'), ANSWER_WITHIN);
+    socket.addEventListener('open', () => this.join(socket));
+    socket.addEventListener('message', ({data}) => this.socket === socket && this.heard(JSON.parse(data)));
+    socket.addEventListener('close', ({code, reason}) => {
+      if (code === REPLACED && this.socket === socket) this.fail('You are here in another window.');
+      this.lost(socket, reason || 'The connection was lost.');
+    });
+  }
+
+  async join(socket) {
+    try {
+      const joined = await this.ask({action: 'join', room: this.name, display: this.display, key: this.key});
+      clearTimeout(this.timer);
+      this.attempt = 0;
+      this.joinedOnce = true;
+      this.become('live', '');
+      this.changed(joined.participants, 'joined', joined.self);
+    } catch (error) {
+      if (error.final && this.socket === socket) this.fail(error.message);
+      this.lost(socket, error.message);
+    }
+  }
+
+  ask(msg) {
+    if (this.socket?.readyState !== WebSocket.OPEN) return Promise.reject(new Failed('There is no connection to the room.'));
+    const tid = hex(4).slice(0, 7);
+    this.socket.send(JSON.stringify({tid, msg}));
+    return new Promise((resolve, reject) => {
+      this.waiting.set(tid, {resolve, reject});
+    });
+  }
+
+  heard({tid, msg}) {
+    const asker = this.waiting.get(tid);
+    if (asker) {
+      this.waiting.delete(tid);
+      if (!msg?.error) return asker.resolve(msg);
+      const taken = msg.error.code === 'display_taken';
+      return asker.reject(new Failed(taken ? 'Somebody else in this room has this name.' : msg.error.message,
+        FINAL.includes(msg.error.code) && !(taken && this.joinedOnce)));
+    }
+    if (msg?.action !== 'notify') return;
+    if (msg.event === 'control') this.options.onControl?.(msg.param ?? '', msg.data ?? '', msg.peer);
+    else this.changed(msg.participants, msg.event, msg.peer);
+  }
+
+  changed(participants, event, peer) {
+    this.participants = participants;
+    this.options.onParticipants?.(participants, event, peer);
+  }
+
+  become(state, reason) {
+    if (this.state === 'stopped' || this.state === 'failed') return;
+    this.state = state;
+    this.options.onState?.(state, reason);
+  }
+
+  fail(reason) {
+    this.become('failed', reason);
+    this.close();
+  }
+
+  lost(socket, reason) {
+    if (!socket || this.socket !== socket) return;
+    this.drop(reason);
+    const pause = PAUSES[Math.min(this.attempt, PAUSES.length - 1)];
+    this.attempt += 1;
+    this.become('reconnecting', reason);
+    this.timer = setTimeout(() => this.connect(), pause);
+  }
+
+  close() {
+    removeEventListener('pagehide', this.gone);
+    removeEventListener('online', this.online);
+    this.drop('You have left the room.');
+  }
+
+  drop(reason) {
+    clearTimeout(this.timer);
+    const {socket, waiting} = this;
+    this.socket = null;
+    this.waiting = new Map();
+    socket?.close();
+    for (const {reject} of waiting.values()) reject(new Failed(reason));
+  }
+}
+
+function hex(bytes) {
+  return [...crypto.getRandomValues(new Uint8Array(bytes))].map((byte) => byte.toString(16).padStart(2, '0')).join('');
 }

@@ -19,7 +19,7 @@ use weir_node::worker::{Command, Shell};
 use weir_proto::metrics::families;
 use weir_proto::supervisor::{Look, Seen, Snapshot};
 
-use crate::control::{self, Identity, Service};
+use crate::control::{self, Identity, Rooms, Service};
 use crate::hub::{Hub, Rules};
 use crate::incoming::Incoming;
 use crate::relay::{self, Limits, Relay};
@@ -47,7 +47,8 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
         relay_unix: shell.run_dir.join(format!("origin-{slot}.relay.sock")),
         relay_port: config.cluster.relay.listen.of_worker(slot).first().map_or(0, |address| address.port()),
     };
-    let (service, questions) = Service::new(identity);
+    let (rooms, calls) = Rooms::start(&config);
+    let (service, questions) = Service::new(identity, calls);
     spawn_local(relay.clone().deadlines());
     spawn_local(relay.clone().watch_skips());
     let mut endpoints = Vec::new();
@@ -94,7 +95,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
     }
     spawn_local(control::answer(relay.clone(), rtc.clone(), questions));
     shell.link.ready();
-    let served = serve(shell, &relay, rtc.as_ref()).await;
+    let served = serve(shell, &relay, rtc.as_ref(), &rooms).await;
     if let Some(rtc) = rtc {
         rtc.leave();
     }
@@ -110,7 +111,7 @@ async fn close(endpoints: &[Endpoint]) {
     }
 }
 
-async fn serve(mut shell: Shell, relay: &Relay, rtc: Option<&Rc<Rtc>>) -> anyhow::Result<()> {
+async fn serve(mut shell: Shell, relay: &Relay, rtc: Option<&Rc<Rtc>>, rooms: &Rooms) -> anyhow::Result<()> {
     let mut tick = interval(Duration::from_secs(1));
     let mut drained_by: Option<Instant> = None;
     let mut notes = Notes::new(std::time::Instant::now());
@@ -118,7 +119,7 @@ async fn serve(mut shell: Shell, relay: &Relay, rtc: Option<&Rc<Rtc>>) -> anyhow
         let command = tokio::select! {
             command = shell.commands.recv() => command,
             _ = tick.tick() => {
-                shell.link.report(report(relay, rtc));
+                shell.link.report(report(relay, rtc, rooms));
                 if let Some(rtc) = rtc
                     && notes.due(std::time::Instant::now())
                 {
@@ -139,6 +140,7 @@ async fn serve(mut shell: Shell, relay: &Relay, rtc: Option<&Rc<Rtc>>) -> anyhow
         match command {
             Some(Command::Apply { token, config, .. }) => {
                 relay.hub().borrow_mut().configure(Rules::new(&config));
+                rooms.configure(&config);
                 if let Some(rtc) = rtc {
                     rtc.configure(config);
                 }
@@ -182,13 +184,14 @@ fn seen(relay: &Relay, rtc: Option<&Rc<Rtc>>, look: &Look, noted: Duration) -> S
     rtc.map_or_else(|| Seen { token: look.token, ..Seen::default() }, |rtc| rtc.look(look, noted))
 }
 
-fn report(relay: &Relay, rtc: Option<&Rc<Rtc>>) -> Report {
+fn report(relay: &Relay, rtc: Option<&Rc<Rtc>>, rooms: &Rooms) -> Report {
     let hub = relay.hub().borrow();
     let cost = relay.cost();
     // What only /metrics shows; how a number is added is told in weir_proto::metrics.
     let mut snapshot = Snapshot::default();
     snapshot.gauge(&families::RELAY_LINKS, &[], relay.peer_count() as f64);
     snapshot.count(&families::RELAY_SKIPS, &[], cost.skips);
+    rooms.report(&mut snapshot);
     let (players, sessions) = rtc.map_or((0, 0), |rtc| rtc.report(&mut snapshot));
     Report {
         connections: relay.peer_count() as u64 + sessions,

@@ -135,7 +135,7 @@ impl Drop for Accepting {
 
 fn accept_from(sockets: Vec<NamedSocket>, name: &str, clients: &Rc<Clients>) -> anyhow::Result<Accepting> {
     let mut accepting = Accepting(Vec::new());
-    for socket in sockets.into_iter().filter(|socket| ["rtmp", "http", "api"].contains(&socket.service())) {
+    for socket in sockets.into_iter().filter(|socket| ["rtmp", "http", "api", "signal"].contains(&socket.service())) {
         let listener = socket.into_tcp_listener()?;
         accepting.0.push(spawn_local(accept(listener, name.to_owned(), clients.clone())).abort_handle());
     }

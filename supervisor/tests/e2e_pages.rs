@@ -52,7 +52,7 @@ fn one_page_publishes_and_another_watches_and_comes_back_by_itself() {
     let scratch = tempfile::tempdir().unwrap();
     let pictures = pictures();
     let origin = format!("http://localhost:{}", host.http.port());
-    let mut pages = rtc::Client::pages(&origin, &pictures, scratch.path());
+    let mut pages = rtc::Client::pages("pages.mjs", &origin, &pictures, scratch.path());
     pages.wait(0, "it is watched", |line| (line["watching"] == true).then_some(()));
     let clients: Value = serde_json::from_slice(&host.ctl(&["clients", "--json"]).stdout).unwrap();
     let player = clients["clients"].as_array().unwrap().iter().find(|client| client["type"] == "rtc-play").unwrap();

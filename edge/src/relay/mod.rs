@@ -84,6 +84,11 @@ impl Link {
         })
     }
 
+    /// The origin's place in the directory.
+    pub(crate) fn index(&self) -> usize {
+        self.index
+    }
+
     /// Calls to the origin.
     pub(crate) fn rpc(&self) -> Option<ControlClient<Channel>> {
         self.control.borrow().clone()

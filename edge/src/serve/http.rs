@@ -1,5 +1,6 @@
 //! HTTP clients: the request head is read here; a live stream leaves HTTP behind, everything else goes to hyper.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -13,6 +14,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,7 +23,7 @@ use weir_node::config::Config;
 use weir_wire::http::{Error, Head, parse_head};
 use weir_wire::rtmp::{self, Limits};
 
-use super::{Client, Context, api, flv, pages, proxy, rtc};
+use super::{Client, Context, api, flv, pages, proxy, rtc, signal};
 use crate::admission::Refusal;
 
 /// The longest that a client may take to read an answer of the API.
@@ -36,6 +38,8 @@ pub(crate) enum Service {
     Api,
     /// Both, over TLS.
     Https,
+    /// Signaling, and pages.
+    Signal,
 }
 
 /// Serves one client. Every answer ends the connection: live streams end it anyway, and a kept connection could not
@@ -146,14 +150,17 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
     let cors = config.edge.http.cors && head.cross_origin;
     let elsewhere =
         proxy::target(&config.edge.proxy, &head.path).filter(|_| service != Service::Api).map(str::to_owned);
-    let (peer, over_tls) = (client.peer, client.over_tls);
+    let (peer, id, over_tls) = (client.peer, client.id, client.over_tls);
     // How long another program takes is its own affair, and events go on.
     let lasting = elsewhere.is_some() || head.path == api::EVENTS;
     let Some(Ok(socket)) = client.socket.map(Rc::try_unwrap) else { return };
     let io = Rewound { read: read.freeze(), io: TokioIo::new(socket) };
-    let (cx, closing) = (cx.clone(), cx.clone());
+    // Where a request to speak WebSocket goes on after its answer.
+    let upgrade: Rc<Cell<Option<OnUpgrade>>> = Rc::default();
+    let upgrading = upgrade.clone();
+    let handling = cx.clone();
     let handle = service_fn(move |request: Request<Incoming>| {
-        let (cx, elsewhere) = (cx.clone(), elsewhere.clone());
+        let (cx, upgrade, elsewhere) = (handling.clone(), upgrading.clone(), elsewhere.clone());
         async move {
             if let Some(target) = elsewhere {
                 return Ok::<_, std::convert::Infallible>(
@@ -164,6 +171,11 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
             let mut response = match page {
                 Some(page) => page.map(Either::Left),
                 None if rtc::is_ours(request.uri().path()) => rtc::answer(&cx, request, peer).await.map(Either::Left),
+                None if signal::is_ours(request.uri().path()) => {
+                    let (response, upgraded) = signal::answer(&cx, request);
+                    upgrade.set(upgraded);
+                    response.map(Either::Left)
+                }
                 None => api::answer(&cx, &request, service, peer).await,
             };
             if cors {
@@ -177,9 +189,14 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
     match lasting {
         true => tokio::select! {
             ended = connection => drop(ended),
-            () = closing.hub.closing() => {}
+            () = cx.hub.closing() => {}
         },
         false => drop(timeout(ANSWER_WITHIN, connection).await),
+    }
+    if let Some(upgrade) = upgrade.take()
+        && let Ok(io) = upgrade.await
+    {
+        signal::serve(cx, io, (id, peer)).await;
     }
 }
 

@@ -10,6 +10,7 @@ mod proxy;
 pub(crate) mod query;
 mod rtc;
 pub(crate) mod rtmp;
+mod signal;
 pub(crate) mod tls;
 
 use std::cell::{Cell, RefCell};
@@ -26,6 +27,7 @@ use crate::hub::Hub;
 use api::events::Events;
 use api::host::{Host, Supervisor};
 use ingest::Ingest;
+pub(crate) use signal::Signaled;
 
 /// Bytes of one read from a client. One buffer serves all clients of the worker, so an idle one has none.
 const READ: usize = 64 * 1024;
@@ -48,6 +50,7 @@ pub(crate) struct Context {
     pub(crate) host: Rc<Host>,
     pub(crate) certificates: Rc<tls::Certificates>,
     pub(crate) events: Rc<Events>,
+    rooms: Rc<signal::Rooms>,
     next_client: Rc<Cell<u64>>,
 }
 
@@ -66,6 +69,7 @@ impl Context {
             host: Rc::new(host),
             certificates: Rc::default(),
             events: Rc::default(),
+            rooms: Rc::default(),
             next_client: Rc::default(),
         })
     }

@@ -1,5 +1,6 @@
 //! The control plane: tonic handlers that ask the hub's thread and wait for its answer.
 
+mod rooms;
 mod rtc;
 mod watch;
 
@@ -22,13 +23,14 @@ use weir_media::StreamName;
 use weir_proto::origin::control_server::{Control, ControlServer};
 use weir_proto::origin::{
     Beat, CloseRtcReply, CloseRtcRequest, LocateRequest, OpenRtcReply, OpenRtcRequest, RegisterReply, RegisterRequest,
-    StreamName as Name, StreamState, WatchRequest,
+    RoomAsk, RoomTold, StreamName as Name, StreamState, WatchRequest,
 };
 use weir_wire::relay::VERSION;
 
 use crate::incoming::{Accept, Caller, Incoming};
 use crate::relay::Relay;
 use crate::rtc::Rtc;
+pub(crate) use rooms::Rooms;
 use watch::Watchers;
 
 /// How often both ends of a heartbeat speak, and after how long a silence the other is lost.
@@ -80,12 +82,13 @@ pub(crate) struct Identity {
 pub(crate) struct Service {
     identity: Identity,
     questions: mpsc::Sender<Question>,
+    rooms: mpsc::Sender<rooms::Call>,
 }
 
 impl Service {
-    pub(crate) fn new(identity: Identity) -> (Self, mpsc::Receiver<Question>) {
+    pub(crate) fn new(identity: Identity, rooms: mpsc::Sender<rooms::Call>) -> (Self, mpsc::Receiver<Question>) {
         let (questions, answers) = mpsc::channel(QUESTIONS_MAX);
-        (Self { identity, questions }, answers)
+        (Self { identity, questions, rooms }, answers)
     }
 
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Status> {
@@ -214,6 +217,15 @@ impl Control for Service {
     async fn close_rtc(&self, request: Request<CloseRtcRequest>) -> Result<Response<CloseRtcReply>, Status> {
         self.ask(|answer| Question::CloseRtc(request.into_inner(), answer)).await??;
         Ok(Response::new(CloseRtcReply {}))
+    }
+
+    type RoomsStream = Answers<RoomTold>;
+
+    async fn rooms(&self, request: Request<Streaming<RoomAsk>>) -> Result<Response<Answers<RoomTold>>, Status> {
+        let caller = caller(&request)?;
+        let (sender, receiver) = mpsc::channel(rooms::TOLD_MAX);
+        tokio::spawn(rooms::carry(self.rooms.clone(), caller, request.into_inner(), sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 

@@ -32,7 +32,7 @@ impl Origin {
             relay_unix: "/run/weir/origin-3.relay.sock".into(),
             relay_port: 4433,
         };
-        let (service, questions) = Service::new(identity);
+        let (service, questions) = Service::new(identity, Rooms::start(&weir_node::config::Config::default()).1);
         spawn_local(answer(host.relay.clone(), None, questions));
         let path = host.dir.path().join("control.sock");
         let incoming = Incoming::new("control.unix".to_owned(), UnixListener::bind(path).unwrap());

@@ -91,6 +91,13 @@ families! {
     RTC_PLAYER_LOSS: Gauge, "weir_rtc_player_loss_ratio", Worker, [], "Share of packets that players say they lost, at the mean of all players.";
     RTC_PLAYER_RTT: Gauge, "weir_rtc_player_rtt_seconds", Worker, [], "Round trip time to players, at their mean.";
 
+    ROOMS: Gauge, "weir_rooms", Worker, [], "Signaling rooms that an origin holds.";
+    ROOM_MEMBERS: Gauge, "weir_room_members", Worker, [], "Members of all its rooms.";
+    SIGNAL_SOCKETS: Gauge, "weir_signal_sockets", Slot, [], "Open connections of signaling.";
+    SIGNAL_MESSAGES: Counter, "weir_signal_messages_total", Host, ["direction"], "Messages of signaling: from clients (in), to clients (out).";
+    SIGNAL_REFUSALS: Counter, "weir_signal_refusals_total", Host, ["reason"], "Requests of signaling that were answered with an error.";
+    SIGNAL_CLOSED: Counter, "weir_signal_closed_total", Host, ["reason"], "Connections of signaling that the server closed.";
+
     LOG_MEMORY: Gauge, "weir_log_memory_bytes", Slot, [], "Memory of the logs that players read from.";
     GOP_MEMORY: Gauge, "weir_gop_memory_bytes", Worker, [], "Frames of the current groups: of an edge's publishers, of an origin's streams.";
 

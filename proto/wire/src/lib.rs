@@ -11,5 +11,6 @@ pub mod relay;
 pub mod rtmp;
 pub mod rtp;
 pub mod sdp;
+pub mod signal;
 pub mod srtp;
 pub mod stun;

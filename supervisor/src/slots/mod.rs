@@ -75,7 +75,7 @@ fn pid_text(pid: Option<u32>) -> String {
 }
 
 /// What edges listen for.
-const EDGE_SERVICES: [&str; 5] = ["rtmp", "http", "api", "https", "rtmps"];
+const EDGE_SERVICES: [&str; 6] = ["rtmp", "http", "api", "https", "rtmps", "signal"];
 
 /// One address that is listened on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,7 +172,9 @@ impl Slots {
         let edge = &config.edge;
         let had = old.sockets.keys().filter(|slot| slot.role == Role::Edge).map(|slot| slot.index + 1).max();
         let slots = config.edge_workers().max(had.unwrap_or(0));
-        let listens = [&edge.rtmp.listen, &edge.http.listen, &edge.api.listen, &edge.https.listen, &edge.rtmps.listen];
+        let signal = if edge.signal.enabled { &edge.signal.listen } else { &Listen::OFF };
+        let listens =
+            [&edge.rtmp.listen, &edge.http.listen, &edge.api.listen, &edge.https.listen, &edge.rtmps.listen, signal];
         for (service, listen) in EDGE_SERVICES.into_iter().zip(listens) {
             self.bind_edges(service, listen, slots, old)?;
         }
@@ -285,6 +287,7 @@ mod tests {
         config.edge.rtmp.listen = Listen::at(["127.0.0.1:0".parse().unwrap(), "[::1]:0".parse().unwrap()]);
         config.edge.http.listen = Listen::OFF;
         config.edge.api.listen = Listen::OFF;
+        config.edge.signal.listen = Listen::OFF;
         config.metrics.listen = Listen::at(["127.0.0.1:0".parse().unwrap()]);
         config.origin.workers = 2;
         config.rtc.listen = Listen::OFF;

@@ -127,6 +127,8 @@ pub struct Cluster {
     pub http: SocketAddr,
     /// Where it answers the API.
     pub api: SocketAddr,
+    /// Where it answers signaling, besides those two.
+    pub signal: SocketAddr,
     /// Where its supervisor answers Prometheus.
     pub metrics: SocketAddr,
     exited: Option<ExitStatus>,
@@ -149,7 +151,7 @@ impl Cluster {
 
     /// Starts a host in the directory of another one that is gone.
     pub fn launch_in(dir: TempDir, program: &Path, yaml: &str, env: &[(&str, &str)]) -> Self {
-        let [rtmp, http, api, metrics] = [0; 4].map(|_| SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let [rtmp, http, api, signal, metrics] = [0; 5].map(|_| SocketAddr::from(([127, 0, 0, 1], free_port())));
         let file = dir.path().join("weir.yaml");
         fs::write(&file, yaml).unwrap();
         let log = File::options().create(true).append(true).open(dir.path().join("log")).unwrap();
@@ -164,6 +166,7 @@ impl Cluster {
             .env("WEIR_EDGE__RTMP__LISTEN", rtmp.to_string())
             .env("WEIR_EDGE__HTTP__LISTEN", http.to_string())
             .env("WEIR_EDGE__API__LISTEN", api.to_string())
+            .env("WEIR_EDGE__SIGNAL__LISTEN", signal.to_string())
             .env("WEIR_METRICS__LISTEN", metrics.to_string())
             // Where it is tested it is given a port.
             .env("WEIR_RTC__LISTEN", "off")
@@ -177,7 +180,7 @@ impl Cluster {
             command.env_remove(name);
         }
         let child = command.spawn().unwrap();
-        Self { child, dir, rtmp, http, api, metrics, exited: None }
+        Self { child, dir, rtmp, http, api, signal, metrics, exited: None }
     }
 
     /// Waits until every worker is ready.

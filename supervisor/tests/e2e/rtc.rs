@@ -117,12 +117,12 @@ impl Client {
         Self { process: Ffmpeg::spawn(command, format!("werift player of {url}"), scratch) }
     }
 
-    /// The host's own pages, one that publishes and one that watches; screenshots go to `pictures`.
-    pub fn pages(origin: &str, pictures: &Path, scratch: &Path) -> Self {
+    /// The host's own pages as a script of `tests/web/` uses them, such as `pages.mjs`; screenshots go to `pictures`.
+    pub fn pages(script: &str, origin: &str, pictures: &Path, scratch: &Path) -> Self {
         let mut command = Command::new("node");
-        command.arg(rigs().join("../web/pages.mjs")).arg(origin).arg(pictures);
+        command.arg(rigs().join("../web").join(script)).arg(origin).arg(pictures);
         command.env("PLAYWRIGHT", tools().join("playwright-core")).env("TMPDIR", scratch);
-        Self { process: Ffmpeg::spawn(command, "pages".to_owned(), scratch) }
+        Self { process: Ffmpeg::spawn(command, script.to_owned(), scratch) }
     }
 
     /// The host's console, and the other pages before a judge of accessibility; screenshots go to `pictures`.
@@ -163,6 +163,14 @@ impl Client {
             self.process.assert_running();
             line.as_ref().and_then(&mut look)
         })
+    }
+
+    /// Waits for a line that has a field, for as long as `within`.
+    pub fn wait_line(&mut self, field: &str, within: Duration) {
+        eventually(&format!("a line with {field}"), within, || {
+            self.process.assert_running();
+            self.lines().iter().any(|line| line.get(field).is_some()).then_some(())
+        });
     }
 
     /// Waits until the page has decoded that many pictures, and returns the line that says so.

@@ -11,7 +11,7 @@ const {chromium} = createRequire(join(process.env.PLAYWRIGHT, '/'))('playwright-
 const axe = readFileSync(join(process.env.AXE, 'node_modules/axe-core/axe.min.js'), 'utf8');
 const [origin, dir] = process.argv.slice(2);
 const SIZES = {desk: {width: 1100, height: 900}, phone: {width: 320, height: 700}};
-const PAGES = ['/', '/publish/', '/players/', '/console/', '/console/api.html'];
+const PAGES = ['/', '/publish/', '/players/', '/console/', '/console/api.html', '/demos/', '/demos/one2one.html', '/demos/room.html'];
 const timeout = 30_000;
 const complaints = [];
 

@@ -118,6 +118,7 @@ impl Check<'_> {
         self.range(&["edge", "connections"], edge.connections, 1..=1_000_000);
         self.range(&["edge", "drain_timeout"], edge.drain_timeout, seconds(0..=86_400));
         self.gateway(edge);
+        self.range(&["edge", "signal", "ping"], edge.signal.ping, seconds(1..=600));
         let listens = [&edge.rtmp.listen, &edge.http.listen, &edge.api.listen, &edge.https.listen, &edge.rtmps.listen];
         if config.edge_workers() > 0 && listens.iter().all(|listen| listen.is_off()) {
             self.refuse(
@@ -157,6 +158,8 @@ impl Check<'_> {
         self.range(&["origin", "gop", "frames"], origin.gop.frames, 1..=1_000_000);
         self.range(&["origin", "gop", "duration"], origin.gop.duration, seconds(1..=600));
         self.range(&["origin", "streams"], origin.streams, 1..=1_000_000);
+        self.range(&["origin", "rooms"], origin.rooms, 1..=1_000_000);
+        self.range(&["origin", "room_members"], origin.room_members, 2..=1_000);
     }
 
     fn overload(&mut self, overload: &Overload) {
@@ -326,6 +329,9 @@ impl Check<'_> {
         self.bind(&mut tcp, &["edge", "api", "listen"], &edge.api.listen, 1);
         self.bind(&mut tcp, &["edge", "https", "listen"], &edge.https.listen, 1);
         self.bind(&mut tcp, &["edge", "rtmps", "listen"], &edge.rtmps.listen, 1);
+        if edge.signal.enabled {
+            self.bind(&mut tcp, &["edge", "signal", "listen"], &edge.signal.listen, 1);
+        }
         self.bind(&mut tcp, &["metrics", "listen"], &config.metrics.listen, 1);
         let origins = config.origin.workers.min(ORIGIN_WORKERS_MAX) as u16;
         self.bind(&mut tcp, &["cluster", "control", "listen"], &cluster.control.listen, origins);

@@ -96,6 +96,8 @@ pub struct Edge {
     pub tls: Vec<Certificate>,
     /// Other programs behind the HTTP ports.
     pub proxy: Proxy,
+    /// Signaling.
+    pub signal: Signal,
     /// Bytes that the fan-out logs of one worker may hold together.
     #[serde(with = "scalar")]
     pub log_memory: usize,
@@ -121,6 +123,7 @@ impl Default for Edge {
             rtmps: Rtmps::default(),
             tls: Vec::new(),
             proxy: Proxy::new(),
+            signal: Signal::default(),
             log_memory: 512 * MIB,
             publish_memory: 256 * MIB,
             connections: 20_000,
@@ -206,6 +209,27 @@ impl Default for Api {
     }
 }
 
+/// Section `edge.signal`: rooms of WebRTC clients, over WebSocket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Signal {
+    /// Whether there is signaling, here and on the ports of `edge.http` and `edge.api`.
+    pub enabled: bool,
+    /// TCP addresses.
+    pub listen: Listen,
+    /// Whether pages of other sites may connect.
+    pub cross_origin: bool,
+    /// How often a client is asked for a sign of life; one that gave none since the last time is closed.
+    #[serde(with = "scalar")]
+    pub ping: Duration,
+}
+
+impl Default for Signal {
+    fn default() -> Self {
+        Self { enabled: true, listen: Listen::port(1989), cross_origin: true, ping: Duration::from_secs(15) }
+    }
+}
+
 /// Section `metrics`: what Prometheus reads, answered by the supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -244,11 +268,17 @@ pub struct Origin {
     /// Streams of one worker; further ones are refused.
     #[serde(with = "scalar")]
     pub streams: u32,
+    /// Signaling rooms of one worker; further ones are refused.
+    #[serde(with = "scalar")]
+    pub rooms: u32,
+    /// Members of one room; further ones are refused.
+    #[serde(with = "scalar")]
+    pub room_members: u32,
 }
 
 impl Default for Origin {
     fn default() -> Self {
-        Self { workers: 1, gop: Gop::default(), streams: 10_000 }
+        Self { workers: 1, gop: Gop::default(), streams: 10_000, rooms: 10_000, room_members: 50 }
     }
 }
 

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::Either;
-use hyper::Request;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -163,9 +164,8 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
         let (cx, upgrade, elsewhere) = (handling.clone(), upgrading.clone(), elsewhere.clone());
         async move {
             if let Some(target) = elsewhere {
-                return Ok::<_, std::convert::Infallible>(
-                    proxy::pass(request, &target, peer, over_tls).await.map(Either::Right),
-                );
+                let passed = proxy::pass(request, &target, peer, over_tls).await;
+                return Ok::<_, std::convert::Infallible>(closing(passed.map(Either::Right)));
             }
             let page = if cx.hub.config().edge.http.pages { pages::answer(&request) } else { None };
             let mut response = match page {
@@ -181,11 +181,11 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
             if cors {
                 flv::cors(response.headers_mut());
             }
-            Ok(response.map(Either::Left))
+            Ok(closing(response.map(Either::Left)))
         }
     });
     let mut http = hyper::server::conn::http1::Builder::new();
-    let connection = http.keep_alive(false).max_buf_size(64 * 1024).serve_connection(io, handle).with_upgrades();
+    let connection = http.max_buf_size(64 * 1024).serve_connection(io, handle).with_upgrades();
     match lasting {
         true => tokio::select! {
             ended = connection => drop(ended),
@@ -198,6 +198,15 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
     {
         signal::serve(cx, io, (id, peer)).await;
     }
+}
+
+/// Has the connection end with the answer, unless it goes on in another protocol. hyper's own way to that end, without
+/// keep-alive, would write `Connection: close` into an upgrade too, which careful clients take for none.
+fn closing<T>(mut response: Response<T>) -> Response<T> {
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// A socket of which the first bytes were read already.

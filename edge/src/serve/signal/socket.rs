@@ -52,16 +52,16 @@ pub(in crate::serve) async fn serve(cx: &Context, io: Upgraded, (id, peer): (u64
         .write_buffer_size(0);
     let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, Some(config)).await;
     let mut talk = Talk { cx, outbox: Rc::default(), seat: None, pace: Pace::new(Instant::now()) };
-    info!(client = id, %peer, "signaling begins");
+    info!(%peer, client = id, "signaling begins");
     match talk.go_on(&mut socket).await {
         Some(end) => {
             // Others are told of it while this one takes its time.
             talk.seat = None;
-            info!(client = id, %peer, reason = end.label(), "signaling is ended");
+            info!(%peer, client = id, reason = end.label(), "signaling is ended");
             stats.signal.close(end);
             farewell(&mut socket, end).await;
         }
-        None => info!(client = id, %peer, "signaling ends"),
+        None => info!(%peer, client = id, "signaling ends"),
     }
 }
 

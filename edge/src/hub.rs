@@ -12,6 +12,7 @@ use weir_node::config::Config;
 use crate::clients::Clients;
 use crate::directory::Directory;
 use crate::fanout::Rounds;
+use crate::guard::Guard;
 use crate::handover::Departing;
 use crate::publication::Publication;
 use crate::relay::Link;
@@ -33,6 +34,7 @@ pub(crate) struct Hub {
     publish_memory: Cell<usize>,
     stats: Rc<Stats>,
     clients: Rc<Clients>,
+    guard: Guard,
     draining: Cell<bool>,
     /// Where clients leave for another process, and how many such ways there were.
     way: RefCell<Option<mpsc::Sender<Departing>>>,
@@ -51,7 +53,7 @@ pub(crate) enum Leaving {
 }
 
 impl Hub {
-    pub(crate) fn new(config: Rc<Config>, directory: Directory) -> Rc<Self> {
+    pub(crate) fn new(config: Rc<Config>, directory: Directory, guard: Guard) -> Rc<Self> {
         let queue = config.cluster.relay.queue;
         let rounds = Rc::new(Rounds::new());
         spawn_local(Rounds::run(Rc::downgrade(&rounds)));
@@ -67,6 +69,7 @@ impl Hub {
             publish_memory: Cell::new(0),
             stats: Rc::default(),
             clients: Rc::default(),
+            guard,
             draining: Cell::new(false),
             way: RefCell::default(),
             ways: Cell::new(0),
@@ -85,6 +88,7 @@ impl Hub {
                 stream.configure(vhost.play.clone());
             }
         }
+        self.guard.configure(&config);
         *self.config.borrow_mut() = config;
     }
 
@@ -95,6 +99,11 @@ impl Hub {
     /// Who publishes and plays here.
     pub(crate) fn clients(&self) -> &Rc<Clients> {
         &self.clients
+    }
+
+    /// Who may publish and play here.
+    pub(crate) fn guard(&self) -> &Guard {
+        &self.guard
     }
 
     pub(crate) fn rounds(&self) -> &Rc<Rounds> {

@@ -8,6 +8,7 @@ mod clients;
 mod control;
 mod directory;
 mod fanout;
+mod guard;
 mod handover;
 mod hub;
 mod publication;

@@ -363,7 +363,8 @@ mod tests {
     fn a_claim_refused_for_a_reason_that_passes_is_sent_again_before_and_after_the_grant() {
         let rt = tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
         rt.block_on(async {
-            let hub = Hub::new(Rc::default(), Directory::new(&[], 1));
+            let guard = crate::guard::Guard::new(weir_node::hooks::Identity::new("", ""), String::new());
+            let hub = Hub::new(Rc::default(), Directory::new(&[], 1), guard);
             let link = Link::new(Rc::downgrade(&hub), 0, 1 << 20);
             let name = StreamName { vhost: "v".into(), app: "a".into(), stream: "s".into() };
             let p = Publication::new(&hub, name, 0, link);

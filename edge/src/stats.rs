@@ -103,10 +103,20 @@ pub(crate) enum Refused {
     NotHere,
     /// Nobody published what was to be played over HTTP.
     NotPublished,
+    /// Its address may not.
+    Address,
+    /// The page that it is in may not.
+    Referer,
+    /// It has no valid token.
+    Token,
+    /// As many as may be are there.
+    Limit,
+    /// A callback said no, or nothing.
+    Callback,
 }
 
 impl Refused {
-    const ALL: [(Self, &'static str); 11] = [
+    const ALL: [(Self, &'static str); 16] = [
         (Self::Connections, "connections"),
         (Self::Overload, "overload"),
         (Self::Draining, "draining"),
@@ -118,6 +128,11 @@ impl Refused {
         (Self::Full, "full"),
         (Self::NotHere, "not_here"),
         (Self::NotPublished, "not_published"),
+        (Self::Address, "address"),
+        (Self::Referer, "referer"),
+        (Self::Token, "token"),
+        (Self::Limit, "limit"),
+        (Self::Callback, "callback"),
     ];
 }
 
@@ -295,6 +310,7 @@ impl Stats {
 pub(crate) fn snapshot(hub: &Hub) -> Snapshot {
     let now = Instant::now();
     let mut out = hub.stats().counted();
+    hub.guard().callbacks().stats().fill(&mut out);
     out.gauge(&families::LOG_MEMORY, &[], hub.log_memory() as f64);
     out.gauge(&families::RELAY_LINKS, &[], hub.links().iter().filter(|link| link.is_up()).count() as f64);
     let wanted = hub.config().metrics.streams();

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_local};
 use tokio::time::{Instant, interval, sleep};
 use tracing::{info, warn};
+use weir_node::hooks;
 use weir_node::lately::Notes;
 use weir_node::link::Report;
 use weir_node::rows::STREAMS_MAX;
@@ -24,6 +25,7 @@ use weir_proto::supervisor::{Look, Seen};
 use crate::admission::{Admission, Gate, Refusal, admit};
 use crate::control::{Identity, Registration};
 use crate::directory::Directory;
+use crate::guard::Guard;
 use crate::handover;
 use crate::hub::{Counted, Hub, Stats, add};
 use crate::relay::QuicClient;
@@ -41,6 +43,9 @@ const UNSENT: u32 = 128 * 1024;
 /// How often a worker that leaves looks whether its clients have.
 const LEAVING_TICK: Duration = Duration::from_millis(20);
 
+/// How long callbacks have to be told of the last clients.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+
 /// How long clients have to take their last words.
 const FAREWELL: Duration = Duration::from_millis(800);
 
@@ -54,7 +59,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
     let config = shell.config.clone();
     let directory = Directory::new(&config.cluster.origins, shell.origin_workers);
-    let hub = Hub::new(config.clone(), directory);
+    let caller = hooks::Identity::new(&config.node_name(), &shell.host);
+    let guard = Guard::new(caller, format!("edge.{}.{}", shell.slot, shell.incarnation));
+    let hub = Hub::new(config.clone(), directory, guard);
     let tls = match config.cluster.tls.is_off() {
         true => None,
         false => Some(ClusterTls::load(&config.cluster.tls).context("cluster.tls")?),
@@ -165,6 +172,7 @@ async fn farewell(hub: &Rc<Hub>) -> anyhow::Result<()> {
     while hub.stats().connections.get() > 0 && Instant::now() < by {
         sleep(Duration::from_millis(10)).await;
     }
+    hub.guard().callbacks().told(TOLD_WITHIN).await;
     Ok(())
 }
 

@@ -28,6 +28,9 @@ use crate::rtc::Rtc;
 /// How long connections of other hosts may take to hear of the end.
 const GOODBYE_WITHIN: Duration = Duration::from_millis(500);
 
+/// How long callbacks have to be told of the last sessions.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
+
 /// Runs an origin worker until the supervisor wants it to leave.
 ///
 /// # Errors
@@ -98,6 +101,7 @@ pub async fn run(mut shell: Shell) -> anyhow::Result<()> {
     let served = serve(shell, &relay, rtc.as_ref(), &rooms).await;
     if let Some(rtc) = rtc {
         rtc.leave();
+        rtc.told(TOLD_WITHIN).await;
     }
     close(&endpoints).await;
     served

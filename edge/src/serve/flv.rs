@@ -10,6 +10,8 @@ use tokio::sync::mpsc::OwnedPermit;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::info;
 use weir_media::{StreamName, flv};
+use weir_node::access::Action;
+use weir_node::config::Vhost;
 use weir_proto::session::{self, Session as State, session::Kind};
 use weir_wire::http::Head;
 use weir_wire::rtmp::{self, Limits};
@@ -18,6 +20,7 @@ use super::http::while_there;
 use super::{Client, Context};
 use crate::clients::{Does, Place};
 use crate::fanout::{CloseReason, Format, Start};
+use crate::guard::{Admitted, CHALLENGE, Caller, Denial, Wish};
 use crate::handover::{Departing, depart, moving, name, player_of};
 use crate::hub::{Counted, Leaving, add};
 use crate::stats::{Protocol, Refused};
@@ -50,6 +53,7 @@ pub(super) async fn serve(cx: &Context, client: &Client, head: &Head, path: &str
     match &refusal {
         Refusal::NoStream(why, _) => cx.hub.stats().refuse(*why),
         Refusal::Unavailable => cx.hub.stats().refuse(Refused::NoOrigin),
+        Refusal::Denied(denial) => cx.hub.stats().refuse(denial.counted()),
         Refusal::Options | Refusal::Method | Refusal::Name(_) => {}
     }
     let (status, text) = match refusal {
@@ -58,6 +62,10 @@ pub(super) async fn serve(cx: &Context, client: &Client, head: &Head, path: &str
         Refusal::Name(error) => return not_found(cx, client, head, &format!("{error}\n")).await,
         Refusal::NoStream(_, text) => return not_found(cx, client, head, text).await,
         Refusal::Unavailable => ("503 Service Unavailable", "this cluster has no origin\n"),
+        Refusal::Denied(denial) => {
+            let text = format!("{}\n", denial.text());
+            return reply(cx, client, head, &denial.status().to_string(), &text).await;
+        }
     };
     reply(cx, client, head, status, text).await;
 }
@@ -68,6 +76,7 @@ enum Refusal {
     Name(rtmp::NameError),
     NoStream(Refused, &'static str),
     Unavailable,
+    Denied(Denial),
 }
 
 async fn not_found(cx: &Context, client: &Client, head: &Head, text: &str) {
@@ -76,8 +85,13 @@ async fn not_found(cx: &Context, client: &Client, head: &Head, text: &str) {
 
 async fn reply(cx: &Context, client: &Client, head: &Head, status: &str, text: &str) {
     let mut answer = response_head(cx, head, status, "text/plain; charset=utf-8");
-    let allow = if status.starts_with("405") { "Allow: GET, HEAD, OPTIONS\r\n" } else { "" };
-    answer.push_str(&format!("{allow}Content-Length: {}\r\n\r\n", text.len()));
+    let field = match status.get(..3) {
+        Some("405") => "Allow: GET, HEAD, OPTIONS\r\n".to_owned(),
+        Some("401") => format!("WWW-Authenticate: {CHALLENGE}\r\n"),
+        Some("429" | "503") => "Retry-After: 5\r\n".to_owned(),
+        _ => String::new(),
+    };
+    answer.push_str(&format!("{field}Content-Length: {}\r\n\r\n", text.len()));
     if head.method != "HEAD" {
         answer.push_str(text);
     }
@@ -112,6 +126,7 @@ async fn play(cx: &Context, client: &Client, head: &Head, path: &str) -> Result<
         return Err(Refusal::NoStream(Refused::NoVhost, "HTTP-FLV is off for this vhost\n"));
     }
     let name = StreamName { vhost: vhost.into(), app: request.app.into(), stream: request.stream.into() };
+    let Some(admitted) = admit(cx, client, head, rules, &name, &request.query).await? else { return Ok(()) };
     let stream = cx.hub.stream(&name).ok_or(Refusal::Unavailable)?;
     let mut intro = response_head(cx, head, "200 OK", "video/x-flv").into_bytes();
     intro.extend_from_slice(b"\r\n");
@@ -135,21 +150,49 @@ async fn play(cx: &Context, client: &Client, head: &Head, path: &str) -> Result<
     let Ok(socket) = client.socket() else { return Ok(()) };
     let member = stream.join(Format::Flv, socket.clone(), start);
     let wait_until = Instant::now() + rules.http_flv.wait;
-    Player { cx, client, member, found: false, wait_until, refused_by: 0, place: None }.run().await
+    Player { cx, client, member, found: false, wait_until, refused_by: 0, place: None, admitted }.run().await
+}
+
+/// Asks whether it may, while it is there; `None`: it went. To look is not to play: then only rules are applied.
+async fn admit(
+    cx: &Context,
+    client: &Client,
+    head: &Head,
+    rules: &Vhost,
+    name: &StreamName,
+    query: &str,
+) -> Result<Option<Option<Admitted>>, Refusal> {
+    let caller = Caller::new(cx.hub.guard().client_id(client.id), client.peer.ip());
+    let mut caller = caller.with_fields(&head.referer, &head.authorization);
+    // As SRS has it.
+    caller.tc_url = format!("rtmp://{}/{}", name.vhost, name.app);
+    let param = if query.is_empty() { String::new() } else { format!("?{query}") };
+    let wish = Wish { action: Action::Play, name, query, param: &param };
+    let guard = cx.hub.guard();
+    let asked = async {
+        match head.method.as_str() {
+            "HEAD" => guard.check(rules, &caller, wish).await.map(|()| None),
+            // There is no on_connect without a connect.
+            _ => guard.admit(rules, &caller, wish, &mut false).await.map(Some),
+        }
+    };
+    while_there(cx, client, asked).await.transpose().map_err(Refusal::Denied)
 }
 
 /// Goes on with a player of another process. `None`: with this one nobody can.
 pub(crate) fn arrive(cx: Context, client: Client, state: session::Flv) -> Option<Pin<Box<dyn Future<Output = ()>>>> {
     let player = state.player?;
-    let (name, live) = (name(player.name.as_ref()?), player.live);
+    let (name, live, told) = (name(player.name.as_ref()?), player.live, state.admission.unwrap_or_default());
     Some(Box::pin(async move {
         let _count = Counted::new(cx.hub.stats(), |s| &s.connections);
         let (Some(stream), Ok(socket)) = (cx.hub.stream(&name), client.socket()) else { return };
+        let admitted = Some(cx.hub.guard().arrive(&cx.hub.config(), Action::Play, &name, client.peer.ip(), told));
         let plays = player.last.is_some();
         let member = stream.arrive(Format::Flv, socket.clone(), moving(player), live);
         let place = plays.then(|| enter(&cx, &client, &member));
         let wait_until = Instant::now() + Duration::from_millis(state.wait_ms);
-        let player = Player { cx: &cx, client: &client, member, found: state.found, wait_until, refused_by: 0, place };
+        let (cx, client) = (&cx, &client);
+        let player = Player { cx, client, member, found: state.found, wait_until, refused_by: 0, place, admitted };
         if let Err(Refusal::NoStream(why, text)) = player.run().await {
             cx.hub.stats().refuse(why);
             let head = "HTTP/1.1 404 Not Found\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n";
@@ -180,6 +223,7 @@ struct Player<'a> {
     refused_by: u64,
     /// From the first media on.
     place: Option<Place>,
+    admitted: Option<Admitted>,
 }
 
 impl Player<'_> {
@@ -261,9 +305,13 @@ impl Player<'_> {
             player: Some(player_of(stream.name(), moving.clone(), live)),
             found: self.found,
             wait_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+            admission: self.admitted.as_ref().map(Admitted::departing),
         };
         let session = State { peer: self.client.peer.to_string(), kind: Some(Kind::Flv(state)) };
         if depart(&self.cx.hub, way, &*socket, &session).await {
+            if let Some(admitted) = self.admitted.take() {
+                admitted.departed();
+            }
             return true;
         }
         self.refused_by = self.cx.hub.ways();

@@ -63,7 +63,7 @@ pub(crate) enum Question {
     Locate(StreamName, oneshot::Sender<StreamState>),
     Watch(Option<StreamName>, mpsc::Sender<Result<StreamState, Status>>),
     Load(oneshot::Sender<(u64, u64)>),
-    OpenRtc(OpenRtcRequest, oneshot::Sender<Result<OpenRtcReply, Status>>),
+    OpenRtc(Box<OpenRtcRequest>, oneshot::Sender<Result<OpenRtcReply, Status>>),
     CloseRtc(CloseRtcRequest, oneshot::Sender<Result<(), Status>>),
 }
 
@@ -211,7 +211,7 @@ impl Control for Service {
     }
 
     async fn open_rtc(&self, request: Request<OpenRtcRequest>) -> Result<Response<OpenRtcReply>, Status> {
-        self.ask(|answer| Question::OpenRtc(request.into_inner(), answer)).await?.map(Response::new)
+        self.ask(|answer| Question::OpenRtc(Box::new(request.into_inner()), answer)).await?.map(Response::new)
     }
 
     async fn close_rtc(&self, request: Request<CloseRtcRequest>) -> Result<Response<CloseRtcReply>, Status> {
@@ -261,7 +261,7 @@ pub(crate) async fn answer(relay: Rc<Relay>, rtc: Option<Rc<Rtc>>, mut questions
             }
             Question::Watch(name, sender) => watchers.add(name, sender),
             Question::OpenRtc(request, answer) => {
-                answer.send(rtc::open(rtc.as_ref(), request)).ok();
+                answer.send(rtc::open(rtc.as_ref(), *request)).ok();
             }
             Question::CloseRtc(request, answer) => {
                 answer.send(rtc::close(rtc.as_ref(), &request)).ok();

@@ -36,6 +36,7 @@ pub(super) fn open(rtc: Option<&Rc<Rtc>>, request: OpenRtcRequest) -> Result<Ope
         candidates,
         key: request.key,
         client: request.client,
+        end: (!request.end.is_empty()).then_some((request.end_client, request.end)),
     };
     let opened = rtc.open(&request).map_err(|refused| {
         let code = match refused {

@@ -36,6 +36,7 @@ use tokio::task::spawn_local;
 use tokio::time::{sleep, sleep_until};
 use tracing::warn;
 use weir_node::config::Config;
+use weir_node::hooks::Lanes;
 use weir_wire::sdp::Candidate;
 
 use crate::bridge::audio::Pool;
@@ -69,6 +70,7 @@ pub(crate) struct Rtc {
     relay: Rc<Relay>,
     config: RefCell<Rc<Config>>,
     overloaded: Cell<bool>,
+    callbacks: Lanes,
     /// This host's addresses.
     own: Vec<IpAddr>,
     port: u16,
@@ -99,6 +101,7 @@ impl Rtc {
             relay,
             config: RefCell::new(config),
             overloaded: Cell::new(false),
+            callbacks: Lanes::default(),
             own: candidates::own(&addresses),
             port: addresses.first().map_or(0, std::net::SocketAddr::port),
             pool: RefCell::default(),
@@ -312,6 +315,11 @@ impl Rtc {
         self.tell_hub();
     }
 
+    /// Returns when callbacks were told of the sessions that ended, or after that time.
+    pub(crate) async fn told(&self, within: Duration) {
+        self.callbacks.told(within).await;
+    }
+
     /// While it is, there are no new sessions, so that those that are there do not suffer.
     pub(crate) fn set_overloaded(&self, overloaded: bool) {
         self.overloaded.set(overloaded);
@@ -319,6 +327,7 @@ impl Rtc {
 
     /// Takes over a changed configuration.
     pub(crate) fn configure(&self, config: Rc<Config>) {
+        self.callbacks.keep(|vhost| config.vhosts.contains_key(vhost));
         self.config.replace(config);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use aws_lc_rs::{constant_time, rand};
 use tracing::info;
 use weir_media::StreamName;
+use weir_node::hooks::{Farewell, Hook};
 use weir_wire::relay::{Record, Refusal};
 use weir_wire::rtp::{Codec, Media};
 use weir_wire::sdp::{self, Answer, Candidate, Extension, Hash, Local, Offer, Sources, Track};
@@ -42,6 +43,8 @@ pub(crate) struct Request {
     pub(crate) wishes: Wishes,
     /// Where the HTTP request came from, for logs.
     pub(crate) client: String,
+    /// The client's id and what callbacks are told at the end.
+    pub(crate) end: Option<(String, String)>,
 }
 
 /// What the client is told.
@@ -149,6 +152,7 @@ impl Rtc {
             forged: 0,
             lately: Default::default(),
             armed: None,
+            farewell: self.farewell(request),
         };
         let (id, kind) = (session.id(), session.kind());
         info!(session = ufrag, kind, stream = %request.name, client = request.client, "rtc: session opened");
@@ -165,6 +169,15 @@ impl Rtc {
         drop(state);
         self.settle();
         Ok(Opened { sdp: answer.sdp, session: id, token })
+    }
+
+    /// What is told when the session ends.
+    fn farewell(&self, request: &Request) -> Option<Farewell> {
+        let (client, body) = request.end.clone()?;
+        let config = self.config.borrow();
+        let (vhost, rules) = config.vhost(&request.name.vhost)?;
+        let hook = if request.publish { Hook::Unpublish } else { Hook::Stop };
+        Some(Farewell::new(self.callbacks.of(vhost, &rules.http_hooks), hook, &client, body))
     }
 
     /// Claims a stream at the hub.

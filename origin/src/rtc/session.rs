@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use weir_node::hooks::Farewell;
 use weir_node::lately::Lately;
 use weir_wire::srtp::{Protect, Unprotect};
 use weir_wire::stun::Password;
@@ -68,6 +69,8 @@ pub(crate) struct Session {
     pub(crate) lately: Lately,
     /// What is waited for; in the timers under this time.
     pub(crate) armed: Option<Instant>,
+    /// Tells callbacks when the session is gone.
+    pub(crate) farewell: Option<Farewell>,
 }
 
 impl Session {

@@ -506,6 +506,8 @@ impl State {
             self.timers.remove(&(armed, at));
         }
         self.by_ufrag.remove(session.ufrag.as_bytes());
+        // Callbacks are told.
+        drop(session.farewell.take());
         self.gone.add(&session);
         if let Some(stream) = self.streams.get_mut(session.stream) {
             stream.sent += session.moved().1;

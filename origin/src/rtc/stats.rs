@@ -79,6 +79,7 @@ impl State {
 impl Rtc {
     /// Adds what is counted here to the worker's report, and returns how many play and how many sessions there are.
     pub(crate) fn report(&self, out: &mut Snapshot) -> (u64, u64) {
+        self.callbacks.stats().fill(out);
         let state = self.state.borrow();
         let (totals, now) = state.totals();
         let counts = state.counts;

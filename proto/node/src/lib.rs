@@ -1,9 +1,11 @@
 //! The process shell that every role shares.
 
+pub mod access;
 pub mod cert;
 pub mod config;
 pub mod fdpass;
 pub mod handover;
+pub mod hooks;
 pub mod lately;
 pub mod link;
 pub mod log;

@@ -4,7 +4,7 @@
 use std::fmt;
 
 /// What stands in place of a secret.
-const MASK: &str = "***";
+pub(crate) const MASK: &str = "***";
 
 /// Shows an address or stream name without the values of its query and without user and password:
 /// `rtmp://***@host/live/s?token=***&***`.

@@ -10,6 +10,9 @@ const WAITS: &[f64] = &[0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0, 1
 /// Bounds for how long a frame stays in a worker, in seconds.
 const DELAYS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0];
 
+/// Bounds for how long another program takes to answer, in seconds.
+const CALLS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
 macro_rules! families {
     ($($name:ident: $kind:expr, $text:literal, $per:expr, [$($label:literal),*], $help:literal;)*) => {
         $(
@@ -58,6 +61,9 @@ families! {
     SKIPS: Counter, "weir_skips_total", Slot, [], "Slow players that were moved forward to a newer keyframe.";
     SLOW_CLOSED: Counter, "weir_slow_closed_total", Slot, [], "Players that were closed because they lagged too far behind.";
     REFUSALS: Counter, "weir_refusals_total", Host, ["reason"], "Connections, publishers and players that were refused.";
+
+    CALLBACKS: Counter, "weir_callbacks_total", Host, ["hook", "result"], "HTTP callbacks, by what came of them: ok, refused, failed, or dropped for want of room.";
+    CALLBACK_SECONDS: Histogram(CALLS), "weir_callback_seconds", Host, ["hook"], "From a callback to its answer, or to the end of its time.";
 
     OVERLOAD_STATE: Worst, "weir_overload_state", Worker, [], "Whether the worker takes new work, by its own criteria and the host's: 0 yes, 1 yes but near a limit, 2 no.";
     OVERLOAD_REASON: Worst, "weir_overload_reason", Worker, ["criterion"], "1 while the criterion holds.";

@@ -21,6 +21,10 @@ pub struct Head {
     pub host: String,
     /// Whether an Origin field was sent: a browser asks for another site's page.
     pub cross_origin: bool,
+    /// The Referer field: the page that asks.
+    pub referer: String,
+    /// The Authorization field. It may carry a secret.
+    pub authorization: String,
     /// Bytes of the head, with the empty line.
     pub length: usize,
 }
@@ -68,6 +72,10 @@ pub fn parse_head(input: &[u8]) -> Result<Option<Head>, Error> {
     }
     let host =
         if authority.is_empty() { host.and_then(|h| str::from_utf8(h).ok()).unwrap_or_default() } else { authority };
+    let field = |name: &str| {
+        let field = request.headers.iter().find(|f| f.name.eq_ignore_ascii_case(name));
+        field.and_then(|f| str::from_utf8(f.value).ok()).unwrap_or_default().trim().to_owned()
+    };
     Ok(Some(Head {
         method: request.method.unwrap_or_default().to_owned(),
         path: path.to_owned(),
@@ -75,6 +83,8 @@ pub fn parse_head(input: &[u8]) -> Result<Option<Head>, Error> {
         minor: request.version.unwrap_or_default(),
         host: host.trim().to_owned(),
         cross_origin: request.headers.iter().any(|f| f.name.eq_ignore_ascii_case("origin")),
+        referer: field("referer"),
+        authorization: field("authorization"),
         length,
     }))
 }
@@ -85,10 +95,11 @@ mod tests {
 
     #[test]
     fn heads() {
-        let text = b"GET /live/a.flv?token=1 HTTP/1.1\r\nhost: x:8080\r\nOrigin: http://y\r\n\r\nrest";
+        let text = b"GET /live/a.flv?token=1 HTTP/1.1\r\nhost: x:8080\r\nOrigin: http://y\r\nREFERER: http://y/p \r\nauthorization: Bearer t\r\n\r\nrest";
         let head = parse_head(text).unwrap().unwrap();
         assert_eq!((head.method.as_str(), head.path.as_str(), head.query.as_str()), ("GET", "/live/a.flv", "token=1"));
         assert_eq!((head.host.as_str(), head.cross_origin, head.minor), ("x:8080", true, 1));
+        assert_eq!((head.referer.as_str(), head.authorization.as_str()), ("http://y/p", "Bearer t"));
         assert_eq!(&text[head.length..], b"rest");
         for end in 0..head.length {
             assert_eq!(parse_head(&text[..end]), Ok(None), "{end}");

@@ -3,6 +3,7 @@
 mod clients;
 mod ctl;
 mod notes;
+mod sign;
 mod status;
 mod streams;
 mod top;
@@ -67,6 +68,13 @@ enum Command {
     /// Make certificates: of a cluster, or for development
     #[command(subcommand)]
     Cert(Cert),
+    /// Sign the address of a stream, so that it can be published or played for a while
+    Sign {
+        #[command(flatten)]
+        file: File,
+        #[command(flatten)]
+        sign: sign::Sign,
+    },
     /// Ask or tell the weir that runs on this host
     Ctl(ctl::Ctl),
     /// The worker of an edge slot
@@ -148,6 +156,10 @@ pub(crate) fn main() -> ExitCode {
             let names = if names.is_empty() { DEV_NAMES.map(str::to_owned).to_vec() } else { names };
             print_or_fail(cert::make_site(&dir, &names))
         }
+        Command::Sign { file, sign } => match file.load() {
+            Ok(config) => print_or_fail(sign.run(&config)),
+            Err(errors) => fail(errors),
+        },
         Command::Ctl(ctl) => print_or_fail(ctl.run()),
         Command::Edge(args) => weir_node::worker::run(Role::Edge, args.into(), weir_edge::run),
         Command::UpgradeCheck => print_or_fail(host::check()),

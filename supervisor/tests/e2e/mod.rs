@@ -1,6 +1,7 @@
 //! Real publishers and players for the end-to-end tests: ffmpeg, raw sockets, and a source whose every frame is known.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod callbacks;
 pub mod ffmpeg;
 pub mod flv;
 pub mod http;

@@ -10,19 +10,24 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, REFERER, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use rustc_hash::FxHasher;
 use tokio::net::lookup_host;
 use tokio::time::timeout;
 use tonic::Code;
 use weir_media::StreamName;
+use weir_node::access::Action;
+use weir_node::hooks::Farewell;
 use weir_proto::origin::{self, CloseRtcRequest, OpenRtcReply, OpenRtcRequest};
 use weir_wire::rtmp::{self, Limits};
 use weir_wire::sdp::OFFER_MAX;
 
 use super::Context;
 use super::query::Query;
+use crate::guard::{CHALLENGE, Caller, Denial, Wish};
 
 /// How long a client may take to send its offer, a name server to answer, and the origin.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
@@ -55,8 +60,13 @@ impl Failure {
 
     fn answer(&self) -> Answer {
         let mut response = plain(self.status, "text/plain; charset=utf-8", format!("{}\n", self.text));
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        let field = match self.status {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Some((RETRY_AFTER, "1")),
+            StatusCode::UNAUTHORIZED => Some((WWW_AUTHENTICATE, CHALLENGE)),
+            _ => None,
+        };
+        if let Some((name, value)) = field {
+            response.headers_mut().insert(name, HeaderValue::from_static(value));
         }
         response
     }
@@ -121,6 +131,7 @@ struct Place {
     name: StreamName,
     link: std::rc::Rc<crate::relay::Link>,
     key: u64,
+    query: String,
 }
 
 /// The stream that a path means on a host.
@@ -138,7 +149,7 @@ fn place(cx: &Context, host: &str, path: &str, query: &str) -> Result<Place, Fai
         cx.hub.link_for(&name).ok_or_else(|| Failure::new(StatusCode::SERVICE_UNAVAILABLE, "there is no origin"))?;
     let mut key = FxHasher::default();
     named.query.hash(&mut key);
-    Ok(Place { name, link: link.clone(), key: key.finish() })
+    Ok(Place { name, link: link.clone(), key: key.finish(), query: named.query })
 }
 
 /// What a client wants opened.
@@ -148,6 +159,10 @@ struct Wanted<'a> {
     query: &'a Query<'a>,
     host: &'a str,
     client: SocketAddr,
+    headers: &'a HeaderMap,
+    /// `tcUrl` and `param` as callbacks are told them.
+    tc_url: String,
+    param: String,
 }
 
 /// Has the origin open a session.
@@ -162,7 +177,13 @@ async fn open(cx: &Context, place: &Place, wanted: Wanted<'_>) -> Result<OpenRtc
     };
     let eip = wanted.query.all("eip").chain(wanted.query.all("candidate")).take(EIPS_MAX).collect();
     let name = &place.name;
+    // Until the session is there its end is told from here.
+    let farewell = admit(cx, place, &wanted).await?;
+    let (end_client, end) =
+        farewell.as_ref().map(|it| (it.client().to_owned(), it.body().to_owned())).unwrap_or_default();
     let request = OpenRtcRequest {
+        end_client,
+        end,
         name: Some(origin::StreamName {
             vhost: name.vhost.to_string(),
             app: name.app.to_string(),
@@ -179,7 +200,7 @@ async fn open(cx: &Context, place: &Place, wanted: Wanted<'_>) -> Result<OpenRtc
     };
     let mut control = place.link.rpc().ok_or_else(unreached)?;
     let opened = timeout(CALL_WITHIN, control.open_rtc(request)).await.map_err(|_| silent())?;
-    opened.map(|reply| reply.into_inner()).map_err(|status| {
+    let opened = opened.map(|reply| reply.into_inner()).map_err(|status| {
         let text = status.message();
         match status.code() {
             Code::InvalidArgument => Failure::bad(text),
@@ -189,6 +210,27 @@ async fn open(cx: &Context, place: &Place, wanted: Wanted<'_>) -> Result<OpenRtc
             Code::ResourceExhausted => Failure::new(StatusCode::SERVICE_UNAVAILABLE, text),
             _ => unreached(),
         }
+    })?;
+    if let Some(farewell) = farewell {
+        farewell.forget();
+    }
+    Ok(opened)
+}
+
+/// Asks whether the client may. Its seat is the origin's matter.
+async fn admit(cx: &Context, place: &Place, wanted: &Wanted<'_>) -> Result<Option<Farewell>, Failure> {
+    let config = cx.hub.config();
+    let (_, rules) = config.vhost(&place.name.vhost).ok_or_else(|| Failure::bad("there is no such vhost here"))?;
+    let field = |name: HeaderName| wanted.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let caller = Caller::new(cx.hub.guard().client_id(cx.client_id()), wanted.client.ip());
+    let mut caller = caller.with_fields(field(REFERER), field(AUTHORIZATION));
+    caller.tc_url.clone_from(&wanted.tc_url);
+    let action = if wanted.publish { Action::Publish } else { Action::Play };
+    let query = if place.query.is_empty() { wanted.query.0 } else { &place.query };
+    let wish = Wish { action, name: &place.name, query, param: &wanted.param };
+    cx.hub.guard().admit_elsewhere(rules, &caller, wish).await.map_err(|denial: Denial| {
+        cx.hub.stats().refuse(denial.counted());
+        Failure::new(denial.status(), denial.text())
     })
 }
 

@@ -45,7 +45,12 @@ async fn opened(
     let (authority, path, stream_query) = parts(&offer.streamurl)?;
     let place = place(cx, authority, path, stream_query)?;
     let host = host(&headers, &uri);
-    let reply = open(cx, &place, Wanted { publish, sdp: offer.sdp, query: &query, host, client }).await?;
+    // As SRS has it: without a port.
+    let tc_url = format!("webrtc://{}/{}", url_host(authority), place.name.app);
+    let joint = if place.query.is_empty() { "" } else { "&" };
+    let param = format!("{}{joint}upstream=rtc", place.query);
+    let wanted = Wanted { publish, sdp: offer.sdp, query: &query, host, client, headers: &headers, tc_url, param };
+    let reply = open(cx, &place, wanted).await?;
     Ok(json!({
         "code": 0,
         "server": cx.host.server,
@@ -54,6 +59,12 @@ async fn opened(
         "sdp": reply.sdp,
         "sessionid": reply.session,
     }))
+}
+
+/// The host of an authority.
+fn url_host(authority: &str) -> &str {
+    let port = authority.rfind(':').filter(|at| !authority.get(*at..).unwrap_or_default().contains(']'));
+    port.and_then(|at| authority.get(..at)).unwrap_or(authority)
 }
 
 /// Host, path and query of `webrtc://host[:port]/app/stream?query`.

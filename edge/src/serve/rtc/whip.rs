@@ -69,7 +69,10 @@ async fn opened(cx: &Context, request: Request<Incoming>, client: SocketAddr, wh
     let publish = whip && query.raw("action") != Some("play");
     let place = named(cx, host, query)?;
     let sdp = body(request).await?;
-    let reply = open(cx, &place, Wanted { publish, sdp, query: &query, host, client }).await?;
+    // As SRS has it: no tcUrl, and all of the query.
+    let (tc_url, param) = (String::new(), query.0.to_owned());
+    let wanted = Wanted { publish, sdp, query: &query, host, client, headers: &headers, tc_url, param };
+    let reply = open(cx, &place, wanted).await?;
     let name = &place.name;
     let mut location = format!(
         "/rtc/v1/{}/?action=delete&token={}&app={}&stream={}&session={}",

@@ -1,6 +1,7 @@
 //! RTMP clients: the shell around the protocol machine.
 
 mod moving;
+mod visitor;
 
 use std::cell::RefCell;
 use std::future::pending;
@@ -15,6 +16,7 @@ use tokio::sync::mpsc::OwnedPermit;
 use tokio::time::sleep_until;
 use tracing::{debug, info};
 use weir_media::StreamName;
+use weir_node::access::Action;
 use weir_node::config::Publish;
 use weir_wire::relay::Refusal;
 use weir_wire::rtmp::{
@@ -34,6 +36,7 @@ use crate::stats::{Protocol, Refused};
 use crate::stream::Member;
 
 pub(crate) use moving::arrive;
+use visitor::Visitor;
 
 /// Why a session ended, for the log.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +70,7 @@ pub(crate) async fn serve(cx: Context, client: Client, refused: Option<NoRoom>) 
     let chunk_size = cx.hub.config().edge.rtmp.chunk_size;
     let machine = Server::new(Instant::now(), limits(&cx), random(), chunk_size);
     let machine = Rc::new(RefCell::new(machine));
+    let visitor = Visitor::new(&cx, &client);
     attend(Session {
         client,
         machine,
@@ -76,6 +80,7 @@ pub(crate) async fn serve(cx: Context, client: Client, refused: Option<NoRoom>) 
         named: String::new(),
         refused,
         refused_by: 0,
+        visitor,
         cx,
     })
     .await;
@@ -92,7 +97,12 @@ fn limits(cx: &Context) -> Limits {
 
 async fn attend(mut session: Session) {
     let done = session.run().await;
+    if matches!(done, Done::Moved) {
+        session.visitor.moved();
+    }
     session.leave().ok();
+    let received = session.machine.borrow().received();
+    session.visitor.left(&session.cx, received);
     let (id, peer) = (&session.client.id, session.client.peer);
     match done {
         Done::Moved => {}
@@ -127,6 +137,7 @@ struct Session {
     refused: Option<NoRoom>,
     /// The way to another process that did not take it; none has the number 0.
     refused_by: u64,
+    visitor: Visitor,
 }
 
 enum Role {
@@ -167,9 +178,13 @@ impl Session {
     async fn send(&self, bytes: &[u8]) -> Result<(), Done> {
         match &self.role {
             Role::Player { member, .. } => member.control(bytes),
-            Role::Publisher { feed, .. } => feed.write(bytes),
+            Role::Publisher { feed, .. } => {
+                feed.write(bytes);
+                self.visitor.sent(bytes.len() as u64);
+            }
             Role::None => {
                 self.client.write(bytes).await?;
+                self.visitor.sent(bytes.len() as u64);
                 add(&self.cx.hub.stats().bytes_out, bytes.len() as u64);
             }
         }
@@ -316,6 +331,7 @@ impl Session {
 
     fn connect(&mut self, request: &ConnectRequest) -> Result<(), Done> {
         self.opus = request.enhanced.takes_audio("Opus");
+        self.visitor.connects(request);
         debug!(client = %self.client.id, peer = %self.client.peer, vhost = request.vhost, app = request.app,
             flash_ver = request.flash_ver, "rtmp connect");
         let machine = &mut *self.machine.borrow_mut();
@@ -369,6 +385,12 @@ impl Session {
                 .borrow_mut()
                 .reject_publish(PublishRefusal::Failed, "this cluster has no origin")?);
         };
+        let admitted = match self.admit(Action::Publish, &name, request).await? {
+            Ok(admitted) => admitted,
+            Err(denial) => {
+                return Ok(self.machine.borrow_mut().reject_publish(PublishRefusal::Denied, denial.text())?);
+            }
+        };
         let mut key = FxHasher::default();
         request.query.hash(&mut key);
         let publication = Publication::new(&self.cx.hub, name.clone(), key.finish(), link);
@@ -378,6 +400,7 @@ impl Session {
             info!(client = %self.client.id, peer = %self.client.peer, stream = %name, reason = text, "publish refused");
             return Ok(self.machine.borrow_mut().reject_publish(refusal, &text)?);
         }
+        self.visitor.set(Some(admitted));
         info!(client = %self.client.id, peer = %self.client.peer, stream = %name, "rtmp publish");
         self.named = name.to_string();
         let socket = self.client.detach().await?;
@@ -396,6 +419,10 @@ impl Session {
                 .borrow_mut()
                 .reject_play(PlayRefusal::StreamNotFound, "there is no such vhost here")?);
         };
+        match self.admit(Action::Play, &name, request).await? {
+            Ok(admitted) => self.visitor.set(Some(admitted)),
+            Err(denial) => return Ok(self.machine.borrow_mut().reject_play(PlayRefusal::Failed, denial.text())?),
+        }
         let Some(stream) = self.cx.hub.stream(&name) else {
             self.cx.hub.stats().refuse(Refused::NoOrigin);
             return Ok(self.machine.borrow_mut().reject_play(PlayRefusal::Failed, "this cluster has no origin")?);
@@ -448,12 +475,17 @@ impl Session {
 
     /// Gives up what it publishes or plays. Answers that a publisher has not taken yet are returned.
     fn leave(&mut self) -> io::Result<Vec<u8>> {
-        if let Role::Publisher { feed, .. } = std::mem::replace(&mut self.role, Role::None) {
-            self.cx.ingest.remove(&feed);
-            if let Some((socket, unsent)) = feed.into_socket() {
-                self.client.attach(socket)?;
-                return Ok(unsent);
+        self.visitor.set(None);
+        match std::mem::replace(&mut self.role, Role::None) {
+            Role::Publisher { feed, .. } => {
+                self.cx.ingest.remove(&feed);
+                if let Some((socket, unsent)) = feed.into_socket() {
+                    self.client.attach(socket)?;
+                    return Ok(unsent);
+                }
             }
+            Role::Player { member, .. } => self.visitor.sent(member.handle().sent()),
+            Role::None => {}
         }
         Ok(Vec::new())
     }

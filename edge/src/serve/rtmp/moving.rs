@@ -9,11 +9,13 @@ use std::time::{Duration, Instant};
 use prost::Message as _;
 use tokio::sync::mpsc::OwnedPermit;
 use tracing::info;
+use weir_node::access::Action;
 use weir_node::config::Publish;
 use weir_proto::session::{self, Session as State, rtmp, session::Kind};
 use weir_wire::rtmp::Server;
 use weir_wire::rtmp::server::Saved;
 
+use super::visitor::Visitor;
 use super::{Done, Role, Session, attend, limits};
 use crate::clients::{Does, Place};
 use crate::fanout::{Format, Moving};
@@ -29,7 +31,9 @@ pub(crate) fn arrive(cx: Context, client: Client, state: session::Rtmp) -> Optio
     let saved = Saved::decode(&*state.connection).ok()?;
     let machine = Rc::new(RefCell::new(Server::restore(saved, Instant::now(), limits(&cx))?));
     let (chunk_size, opus) = (state.chunk_size, state.opus);
+    let visitor = Visitor::arrive(&cx, &client, state.caller.clone());
     let mut session = Session {
+        visitor,
         client,
         machine,
         role: Role::None,
@@ -61,6 +65,7 @@ impl Session {
                 let name = name(player.name.as_ref().ok_or_else(|| gone("stream"))?);
                 let stream = self.cx.hub.stream(&name).ok_or_else(|| gone("vhost"))?;
                 self.named = name.to_string();
+                self.visitor.does(&self.cx, Action::Play, &name, state.admission);
                 self.play_on(&stream, moving(player), told_live)?;
             }
             Some(rtmp::Role::Publisher(publisher)) => {
@@ -69,6 +74,7 @@ impl Session {
                 let publication =
                     Publication::arrive(&self.cx.hub, &publisher, link).ok_or_else(|| gone("publication"))?;
                 self.named = name.to_string();
+                self.visitor.does(&self.cx, Action::Publish, &name, state.admission);
                 let silent = Duration::from_millis(publisher.silent_ms);
                 let last_media = Instant::now().checked_sub(silent).unwrap_or_else(Instant::now);
                 let config = self.cx.hub.config();
@@ -93,10 +99,13 @@ impl Session {
     /// Goes on in another process, or here when that does not take it.
     pub(super) async fn depart(&mut self, way: OwnedPermit<Departing>) -> Result<(), Done> {
         let Some(saved) = self.machine.borrow().save(Instant::now()) else { return Ok(()) };
+        let (caller, admission) = self.visitor.departing();
         let state = session::Rtmp {
             connection: saved.encode_to_vec(),
             chunk_size: self.chunk_size,
             opus: self.opus,
+            caller: Some(caller),
+            admission,
             ..session::Rtmp::default()
         };
         match std::mem::replace(&mut self.role, Role::None) {

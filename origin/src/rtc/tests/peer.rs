@@ -196,6 +196,7 @@ impl World {
             forged: 0,
             lately: Default::default(),
             armed: None,
+            farewell: None,
         };
         self.state.add(session, self.now)
     }

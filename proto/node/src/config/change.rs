@@ -5,6 +5,7 @@ use std::fmt;
 use serde_json::Value;
 
 use super::Config;
+use crate::secret::{MASK, redact_query};
 
 /// Keys that hold from start to stop, by their beginnings, and why.
 const FIXED: [(&str, &str); 11] = [
@@ -21,8 +22,9 @@ const FIXED: [(&str, &str); 11] = [
     ("metrics.listen", "the supervisor answers there from start to stop"),
 ];
 
-/// Keys whose values are not shown, by their ends.
-const SECRET: [&str; 2] = [".password", ".token"];
+/// Keys whose values are not shown, by their ends, and sections of which none is.
+const SECRET: [&str; 3] = [".password", ".token", ".secret"];
+const SECRETS: &str = ".sign_keys.";
 
 /// A configuration as operators may see it: without what is secret.
 pub fn shown(config: &Config) -> Value {
@@ -35,13 +37,15 @@ fn mask(value: &mut Value, key: &str) {
     match value {
         Value::Object(fields) => fields.iter_mut().for_each(|(name, value)| mask(value, &format!("{key}.{name}"))),
         Value::Array(values) => values.iter_mut().for_each(|value| mask(value, key)),
-        Value::String(text) if !text.is_empty() && is_secret(key) => "***".clone_into(text),
+        Value::String(text) if !text.is_empty() && is_secret(key) => MASK.clone_into(text),
+        // What a URL carries behind its path may be a secret as well.
+        Value::String(text) if text.contains("://") => *text = redact_query(text),
         _ => {}
     }
 }
 
 fn is_secret(key: &str) -> bool {
-    SECRET.iter().any(|end| key.ends_with(end))
+    SECRET.iter().any(|end| key.ends_with(end)) || key.contains(SECRETS)
 }
 
 /// One key that differs.
@@ -89,12 +93,12 @@ fn walk(key: String, before: &Value, after: &Value, found: &mut Vec<Change>) {
         }
     } else if before != after {
         let fixed = FIXED.iter().find(|(start, _)| key.starts_with(start)).map(|(_, why)| *why);
-        let text = |value: &Value| match text(value) {
-            shown if shown.len() > 2 && is_secret(&key) => "***".to_owned(),
-            shown => shown,
+        let show = |value: &Value| {
+            let mut value = value.clone();
+            mask(&mut value, &format!(".{key}"));
+            text(&value)
         };
-        let (before, after) = (text(before), text(after));
-        found.push(Change { key, before, after, fixed });
+        found.push(Change { before: show(before), after: show(after), key, fixed });
     }
 }
 
@@ -138,5 +142,26 @@ mod tests {
         has("vhosts.a.example: {", "(new)");
         let shown = shown(&after);
         assert_eq!((&shown["edge"]["api"]["password"], &shown["edge"]["api"]["token"]), (&"***".into(), &"".into()));
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        const SECRET: &str = "S3CR3T-0123456789";
+        let before = Config::default();
+        let mut after = before.clone();
+        let vhost = after.vhosts.values_mut().next().unwrap();
+        vhost.access.sign_keys.insert("k1".to_owned(), SECRET.into());
+        vhost.http_hooks.on_play.push(format!("http://u:{SECRET}@h/x?key={SECRET}"));
+        let (secret, alg) = (SECRET.into(), super::super::JwtAlgorithm::Hs256);
+        vhost.access.jwt.keys.push(super::super::JwtKey { kid: "a".to_owned(), alg, secret, file: String::new() });
+        let new = vhost.clone();
+        after.vhosts.insert("a.example".to_owned(), new);
+        for (before, after) in [(&before, &after), (&after, &before)] {
+            let found = changes(before, after);
+            assert_eq!(found.len(), 4, "{found:#?}");
+            assert!(!format!("{found:?}").contains(SECRET), "{found:#?}");
+        }
+        assert!(!shown(&after).to_string().contains(SECRET), "{}", shown(&after));
+        assert!(!format!("{after:?}").contains(&format!("\"{SECRET}")), "{after:?}");
     }
 }

@@ -44,21 +44,21 @@ pub(super) fn check(config: &Config, tree: &Node) -> Vec<Fault> {
     check.faults
 }
 
-struct Check<'a> {
+pub(super) struct Check<'a> {
     tree: &'a Node,
     faults: Vec<Fault>,
 }
 
-const fn seconds(range: RangeInclusive<u64>) -> RangeInclusive<Duration> {
+pub(super) const fn seconds(range: RangeInclusive<u64>) -> RangeInclusive<Duration> {
     Duration::from_secs(*range.start())..=Duration::from_secs(*range.end())
 }
 
 impl Check<'_> {
-    fn refuse(&mut self, path: &[&str], message: impl Into<String>) {
+    pub(super) fn refuse(&mut self, path: &[&str], message: impl Into<String>) {
         self.faults.push(Fault::at(self.tree.place_of(path), path, message));
     }
 
-    fn range<T: Scalar + PartialOrd>(&mut self, path: &[&str], value: T, range: RangeInclusive<T>) {
+    pub(super) fn range<T: Scalar + PartialOrd>(&mut self, path: &[&str], value: T, range: RangeInclusive<T>) {
         if !range.contains(&value) {
             let (low, high) = (range.start().show(), range.end().show());
             self.refuse(path, format!("{} is out of range; write {low} to {high}", value.show()));
@@ -416,6 +416,8 @@ impl Check<'_> {
         for (key, bitrate) in [("opus_bitrate", vhost.rtc.opus_bitrate), ("aac_bitrate", vhost.rtc.aac_bitrate)] {
             self.range(&["vhosts", name, "rtc", key], bitrate, 8000..=320_000);
         }
+        self.access(name, &vhost.access);
+        self.http_hooks(name, &vhost.http_hooks);
     }
 }
 

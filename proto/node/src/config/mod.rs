@@ -3,8 +3,10 @@
 //! [`Config`] holds plain values; every section and key has a default, and an unknown key is an error. The
 //! supervisor loads it and hands it to its workers as JSON through serde, so a worker never reads the file.
 
+mod access;
 mod change;
 mod check;
+mod check_access;
 mod cluster;
 mod env;
 mod error;
@@ -28,6 +30,7 @@ use std::thread::available_parallelism;
 
 use serde::{Deserialize, Serialize};
 
+pub use access::{Access, HttpHooks, Jwt, JwtAlgorithm, JwtKey, Limits, OnError, Rules};
 pub use change::{Change, changes, shown};
 pub use check::host_port;
 pub use cluster::{Cluster, Control, Directory, Relay, Tls};

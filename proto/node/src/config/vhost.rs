@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::access::{Access, HttpHooks};
 use super::rtc::VhostRtc;
 use super::value::{Auto, scalar};
 
@@ -25,6 +26,10 @@ pub struct Vhost {
     pub http_flv: HttpFlv,
     /// WebRTC sessions.
     pub rtc: VhostRtc,
+    /// Who may publish and play.
+    pub access: Access,
+    /// Whom to ask and to tell.
+    pub http_hooks: HttpHooks,
 }
 
 impl Default for Vhost {
@@ -35,6 +40,8 @@ impl Default for Vhost {
             publish: Publish::default(),
             http_flv: HttpFlv::default(),
             rtc: VhostRtc::default(),
+            access: Access::default(),
+            http_hooks: HttpHooks::default(),
         }
     }
 }

@@ -153,9 +153,10 @@ fn members_on_different_workers_and_ports_meet_in_a_room() {
     }
     eventually("empty rooms are freed", SOON, || {
         let scrape = Scrape::get(cluster.metrics);
-        (scrape.sum("weir_rooms", &[]) == 0.0 && scrape.sum("weir_signal_sockets", &[]) == 0.0).then_some(())
+        let counted = scrape.sum("weir_signal_messages_total", &["direction=\"in\""]) >= 25.0;
+        let empty = ["weir_rooms", "weir_room_members", "weir_signal_sockets"].map(|name| scrape.sum(name, &[]));
+        (counted && empty == [0.0; 3]).then_some(())
     });
-    assert!(Scrape::get(cluster.metrics).sum("weir_signal_messages_total", &["direction=\"in\""]) >= 25.0);
 }
 
 #[test]

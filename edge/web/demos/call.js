@@ -42,7 +42,7 @@ function streamOf(room, display) {
 function signaling() {
   const schema = asked.get('wss') ?? (location.protocol === 'https:' ? 'wss' : 'ws');
   const host = asked.get('wsh') ?? location.hostname;
-  const port = asked.get('wsp') ?? (asked.get('wsh') ? '' : location.port);
+  const port = asked.get('wsp') ?? location.port;
   return `${schema}://${host}${port ? `:${port}` : ''}/sig/v1/rtc`;
 }
 
@@ -253,7 +253,7 @@ async function begin() {
   element('form').hidden = true;
   element('call').hidden = false;
   const here = new URLSearchParams(asked);
-  here.delete('display');
+  ['display', 'size'].forEach((name) => here.delete(name));
   here.set('room', room);
   here.set('autostart', 'true');
   showAddresses(element('addresses'), [['the same page', `${location.origin}${location.pathname}?${here}`]]);

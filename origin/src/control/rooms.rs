@@ -239,3 +239,69 @@ impl Rooms {
 fn participant(participant: &Participant) -> RoomParticipant {
     RoomParticipant { display: participant.display.to_string(), publishing: participant.publishing }
 }
+
+#[cfg(test)]
+mod tests {
+    use weir_proto::origin::{RoomControl, RoomJoin};
+
+    use super::*;
+
+    fn join(rooms: &Rooms, call: u64, member: u64, display: &str) {
+        let join = RoomJoin { room: "live".to_owned(), display: display.to_owned(), key: String::new() };
+        let ask = RoomAsk { member, ask: Some(Asked::Join(join)), ..RoomAsk::default() };
+        rooms.handle(Call::Asked(call, ask));
+    }
+
+    fn alert(rooms: &Rooms, call: u64, member: u64) {
+        let control = RoomControl { call: "alert".to_owned(), data: String::new() };
+        let ask = RoomAsk { member, ask: Some(Asked::Control(control)), ..RoomAsk::default() };
+        rooms.handle(Call::Asked(call, ask));
+    }
+
+    fn told(receiver: &mut mpsc::Receiver<Result<RoomTold, Status>>) -> Vec<Told> {
+        std::iter::from_fn(|| receiver.try_recv().ok()).filter_map(|told| told.unwrap().told).collect()
+    }
+
+    #[test]
+    fn members_leave_with_their_call_and_an_edge_that_does_not_read_loses_it() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
+        runtime.block_on(async {
+            let (rooms, _calls) = Rooms::start(&Config::default());
+            let mut edges: Vec<_> = (0..3)
+                .map(|call| {
+                    let (sender, receiver) = mpsc::channel(8);
+                    rooms.handle(Call::Begun(call, sender));
+                    receiver
+                })
+                .collect();
+            join(&rooms, 0, 1, "a");
+            join(&rooms, 0, 2, "b");
+            join(&rooms, 1, 1, "c");
+            join(&rooms, 2, 1, "d");
+            assert_eq!(rooms.machine.borrow().count(), (1, 4));
+            let [first, second, third] = &mut edges[..] else { panic!() };
+            told(first);
+            told(third);
+            // Both members of an edge are told by one message.
+            alert(&rooms, 1, 1);
+            let Ok([Told::Notice(notice)]) = <[Told; 1]>::try_from(told(first)) else { panic!() };
+            assert_eq!((notice.members, notice.displays), (vec![1, 2], vec!["a".to_owned(), "b".to_owned()]));
+            told(third);
+            // The second edge reads nothing more: it has its own answers, and then no place for another message.
+            (0..8).for_each(|_| alert(&rooms, 0, 1));
+            assert_eq!(rooms.machine.borrow().count(), (1, 3));
+            let last = told(third).pop();
+            let Some(Told::Notice(notice)) = last else { panic!() };
+            assert_eq!((notice.event(), notice.peer.unwrap().display), (RoomEvent::Leave, "c".to_owned()));
+            assert!(told(second).len() == 8 && second.is_closed());
+            // What it still asks is not heard.
+            join(&rooms, 1, 9, "e");
+            rooms.handle(Call::Over(1));
+            rooms.handle(Call::Over(0));
+            assert_eq!(rooms.machine.borrow().count(), (1, 1));
+            rooms.handle(Call::Over(2));
+            assert_eq!(rooms.machine.borrow().count(), (0, 0));
+        });
+    }
+}

@@ -67,3 +67,73 @@ impl Ring {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// The public key of RFC 8037, A.2, so many times under other ids.
+    fn set(count: usize) -> String {
+        let key = |n| {
+            format!(r#"{{"kty":"OKP","crv":"Ed25519","kid":"{n}","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}}"#)
+        };
+        format!("{{\"keys\":[{}]}}", (0..count).map(key).collect::<Vec<_>>().join(","))
+    }
+
+    #[track_caller]
+    fn assert_fetched(ring: &Ring, count: usize) {
+        assert_eq!(format!("{:?}", ring.keys()), format!("Keys {{ own: 0, fetched: {count} }}"));
+    }
+
+    #[tokio::test]
+    async fn a_set_is_fetched_now_and_then_and_stays_when_the_next_is_none() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let jwks = format!("http://{}/keys", listener.local_addr().unwrap());
+        let answers = std::thread::spawn(move || {
+            for body in [set(1), "no set".to_owned(), set(2)] {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    stream.read_exact(&mut byte).unwrap();
+                    head.extend(byte);
+                }
+                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+            }
+        });
+        let (config, tls) = (HttpHooks::default(), Tls::default());
+        let seldom = Ring::new(Jwt { jwks: jwks.clone(), refresh: Duration::from_secs(60), ..Jwt::default() });
+        assert_fetched(&seldom, 0);
+        // Who comes at the same time waits for one answer.
+        tokio::join!(seldom.refresh(&config, &tls), seldom.refresh(&config, &tls));
+        seldom.refresh(&config, &tls).await;
+        assert_fetched(&seldom, 1);
+        let often = Ring { jwt: Jwt { refresh: Duration::ZERO, ..seldom.jwt.clone() }, ..seldom };
+        often.asked.lock().await.take();
+        often.refresh(&config, &tls).await;
+        assert_fetched(&often, 1);
+        often.refresh(&config, &tls).await;
+        assert_fetched(&often, 2);
+        answers.join().unwrap();
+        // Nobody answers any more.
+        often.refresh(&config, &tls).await;
+        assert_fetched(&often, 2);
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), set(1)).unwrap();
+        let jwks = file.path().to_str().unwrap().to_owned();
+        let ring = Ring::new(Jwt { jwks, refresh: Duration::ZERO, ..Jwt::default() });
+        for count in [1, 3] {
+            std::fs::write(file.path(), set(count)).unwrap();
+            ring.refresh(&HttpHooks::default(), &Tls::default()).await;
+            assert_fetched(&ring, count);
+        }
+    }
+}

@@ -82,7 +82,8 @@ fn knows(api: &Api, credentials: &str) -> bool {
 fn is_plain(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(v6) => {
-            return v6.split_once(']').is_some_and(|(address, _)| address.parse::<std::net::Ipv6Addr>().is_ok());
+            let Some((address, rest)) = v6.split_once(']') else { return false };
+            return address.parse::<std::net::Ipv6Addr>().is_ok() && (rest.is_empty() || rest.starts_with(':'));
         }
         None => host.split_once(':').map_or(host, |(name, _)| name),
     };

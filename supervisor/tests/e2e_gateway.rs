@@ -174,6 +174,25 @@ fn who_comes_without_tls_is_sent_there() {
     assert_eq!(http::get(cluster.api, "/readyz").status, 200, "probes are not");
 }
 
+/// A proxy in front of this host says who asks; of nobody else is that believed.
+#[test]
+fn clients_behind_a_proxy_are_known_by_their_own_address() {
+    for (trusted, address) in [("[127.0.0.1]", "203.0.113.9:0"), ("[10.0.0.0/8]", "127.0.0.1:")] {
+        let yaml =
+            format!("{{ edge: {{ workers: 1, http: {{ trusted_proxies: {trusted} }} }}, origin: {{ workers: 1 }} }}");
+        let cluster = e2e::start(&yaml);
+        let scratch = tempfile::tempdir().unwrap();
+        let _publisher =
+            Ffmpeg::publish(Source::plain(), &format!("rtmp://{}/live/river", cluster.rtmp), scratch.path());
+        let fields = "X-Forwarded-For: 198.51.100.1, 203.0.113.9\r\n";
+        let answer = http::request(cluster.http, "GET", "/live/river.flv", fields);
+        assert_eq!(answer.status, 200);
+        let clients = String::from_utf8(cluster.ctl(&["clients"]).stdout).unwrap();
+        let player = clients.lines().find(|line| line.contains("flv-play")).unwrap_or_default();
+        assert!(player.contains(address), "{trusted}: {clients}");
+    }
+}
+
 /// Another program: tells what it was asked, and answers each request once. An upgrade is answered and then echoed.
 fn other_program() -> (SocketAddr, Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -24,7 +24,7 @@ use weir_node::config::Config;
 use weir_wire::http::{Error, Head, parse_head};
 use weir_wire::rtmp::{self, Limits};
 
-use super::{Client, Context, api, flv, pages, proxy, rtc, signal};
+use super::{Client, Context, api, flv, forwarded, pages, proxy, rtc, signal};
 use crate::admission::Refusal;
 
 /// The longest that a client may take to read an answer of the API.
@@ -72,11 +72,15 @@ pub(crate) async fn serve(cx: Context, client: Client, service: Service, refused
         },
         () = cx.hub.closing() => return,
     };
+    let config = cx.hub.config();
+    let client = Client {
+        peer: forwarded::client(&config.edge.http.trusted_proxies, client.peer, &head.forwarded_for),
+        ..client
+    };
     debug!(client = %client.id, peer = %client.peer, method = head.method, path = head.path, "http request");
     if let Some(why) = refused {
         return turn_away(&cx, &client, &head, why).await;
     }
-    let config = cx.hub.config();
     if service == Service::Http && config.edge.https.redirect {
         return to_https(&config, &client, &head).await;
     }

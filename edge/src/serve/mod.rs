@@ -3,6 +3,7 @@
 pub(crate) mod api;
 mod feed;
 pub(crate) mod flv;
+mod forwarded;
 pub(crate) mod http;
 mod ingest;
 mod pages;

@@ -25,6 +25,8 @@ pub struct Head {
     pub referer: String,
     /// The Authorization field. It may carry a secret.
     pub authorization: String,
+    /// All X-Forwarded-For fields, joined by commas: what proxies say of who asks.
+    pub forwarded_for: String,
     /// Bytes of the head, with the empty line.
     pub length: usize,
 }
@@ -76,6 +78,8 @@ pub fn parse_head(input: &[u8]) -> Result<Option<Head>, Error> {
         let field = request.headers.iter().find(|f| f.name.eq_ignore_ascii_case(name));
         field.and_then(|f| str::from_utf8(f.value).ok()).unwrap_or_default().trim().to_owned()
     };
+    let forwarded = request.headers.iter().filter(|f| f.name.eq_ignore_ascii_case("x-forwarded-for"));
+    let forwarded = forwarded.filter_map(|f| str::from_utf8(f.value).ok());
     Ok(Some(Head {
         method: request.method.unwrap_or_default().to_owned(),
         path: path.to_owned(),
@@ -85,6 +89,7 @@ pub fn parse_head(input: &[u8]) -> Result<Option<Head>, Error> {
         cross_origin: request.headers.iter().any(|f| f.name.eq_ignore_ascii_case("origin")),
         referer: field("referer"),
         authorization: field("authorization"),
+        forwarded_for: forwarded.collect::<Vec<_>>().join(","),
         length,
     }))
 }
@@ -104,6 +109,9 @@ mod tests {
         for end in 0..head.length {
             assert_eq!(parse_head(&text[..end]), Ok(None), "{end}");
         }
+        let proxied =
+            parse_head(b"GET / HTTP/1.1\r\nX-Forwarded-For: a, b\r\nx-forwarded-for: c\r\n\r\n").unwrap().unwrap();
+        assert_eq!(proxied.forwarded_for, "a, b,c");
         let old = parse_head(b"GET http://v.example/live/a.flv HTTP/1.0\r\n\r\n").unwrap().unwrap();
         assert_eq!((old.host.as_str(), old.path.as_str(), old.minor), ("v.example", "/live/a.flv", 0));
     }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::gateway::{Certificate, Https, Proxy, Rtmps};
 use super::secret::Secret;
 use super::value::{Auto, Listen, scalar};
+use crate::access::Network;
 
 const MIB: usize = 1 << 20;
 
@@ -173,11 +174,19 @@ pub struct Http {
     pub cors: bool,
     /// Whether there are pages to publish and to watch with, here and on the API port.
     pub pages: bool,
+    /// Proxies whose word of who asks (X-Forwarded-For) is taken.
+    pub trusted_proxies: Vec<Network>,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Self { listen: Listen::port(8080), header_timeout: Duration::from_secs(10), cors: true, pages: true }
+        Self {
+            listen: Listen::port(8080),
+            header_timeout: Duration::from_secs(10),
+            cors: true,
+            pages: true,
+            trusted_proxies: Vec::new(),
+        }
     }
 }
 

@@ -71,7 +71,8 @@ fn media_and_wire_do_no_io() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// `wire -> media`; `node -> media`, `proto`, as access rules name streams; `edge`, `origin` -> all four; the supervisor's library -> `proto`, `node`.
+/// `wire -> media`; `node -> media`, `proto` (access rules name streams); `edge`, `origin` -> all four; the supervisor's
+/// library -> `proto`, `node`.
 #[test]
 fn imports_point_one_way() {
     let allowed: &[(&str, &[&str])] = &[

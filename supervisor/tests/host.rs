@@ -20,7 +20,7 @@ fn status_names_every_worker() {
     let status = cluster.try_status().unwrap();
     assert_eq!(status["pid"], cluster.pid());
     let names: Vec<_> = status["listeners"].as_array().unwrap().iter().map(|l| l["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["rtmp.0", "http.0", "api.0", "metrics.0"]);
+    assert_eq!(names, ["rtmp.0", "http.0", "api.0", "signal.0", "metrics.0"]);
     let rows = cluster.rows();
     let shown: Vec<_> = rows.iter().map(|row| (row.role.as_str(), row.slot, row.state.as_str())).collect();
     assert_eq!(shown, [("edge", 0, "ready"), ("edge", 1, "ready"), ("origin", 0, "ready")]);

@@ -3,6 +3,8 @@
 mod common;
 mod e2e;
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use common::WEIR;
@@ -17,15 +19,45 @@ const YAML: &str = "{ edge: { workers: 1 }, origin: { workers: 1 }, overload: { 
 const TWO_WITHIN: Duration = Duration::from_secs(150);
 const FOUR_WITHIN: Duration = Duration::from_secs(240);
 
+/// Where screenshots go, to be looked at.
+fn pictures() -> PathBuf {
+    let pictures = Path::new(WEIR).parent().unwrap().parent().unwrap().join("test-pictures");
+    std::fs::create_dir_all(&pictures).unwrap();
+    pictures
+}
+
+/// Through the gateway, as people who are elsewhere do: a browser gives its camera to secure pages only.
+#[test]
+fn two_meet_over_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = Command::new(WEIR).args(["cert", "dev", "--dir"]).arg(dir.path()).output().unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let (port, at) = (common::free_port(), dir.path().display());
+    let (host, _) = rtc::start(&format!(
+        "{{ edge: {{ workers: 2, https: {{ listen: '127.0.0.1:{port}' }}, \
+         tls: [{{ cert: {at}/weir-dev.pem, key: {at}/weir-dev.key }}] }}, \
+         origin: {{ workers: 1 }}, overload: {{ enabled: off }} }}"
+    ));
+    let certificate = dir.path().join("weir-dev.pem");
+    let origin = format!("https://localhost:{port}");
+    let more = [certificate.to_str().unwrap()];
+    let said = rtc::Client::pages("calls.mjs", &origin, &pictures(), &more, dir.path()).finish(TWO_WITHIN);
+    assert_eq!((&said["secure"], &said["complaints"]), (&json!(true), &json!([])), "{said}");
+    let sockets = said["sockets"].as_array().unwrap();
+    assert!(!sockets.is_empty(), "{said}");
+    for socket in sockets {
+        assert!(socket.as_str().unwrap().starts_with(&format!("wss://localhost:{port}/sig/v1/rtc")), "{said}");
+    }
+    drop(host);
+}
+
 #[test]
 fn two_see_and_hear_each_other_and_four_meet_in_a_room() {
     let (host, _) = rtc::start(YAML);
     let scratch = tempfile::tempdir().unwrap();
-    // To be looked at.
-    let pictures = std::path::Path::new(WEIR).parent().unwrap().parent().unwrap().join("test-pictures");
-    std::fs::create_dir_all(&pictures).unwrap();
+    let pictures = pictures();
     let origin = format!("http://localhost:{}", host.signal.port());
-    let mut pages = rtc::Client::pages("calls.mjs", &origin, &pictures, scratch.path());
+    let mut pages = rtc::Client::pages("calls.mjs", &origin, &pictures, &[], scratch.path());
     pages.wait_line("calling", TWO_WITHIN);
     common::signal(host.row("edge", 0).pid, Signal::SIGKILL);
     let said = pages.finish(FOUR_WITHIN);

@@ -3,7 +3,10 @@
 mod common;
 mod e2e;
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use common::WEIR;
@@ -52,7 +55,7 @@ fn one_page_publishes_and_another_watches_and_comes_back_by_itself() {
     let scratch = tempfile::tempdir().unwrap();
     let pictures = pictures();
     let origin = format!("http://localhost:{}", host.http.port());
-    let mut pages = rtc::Client::pages("pages.mjs", &origin, &pictures, scratch.path());
+    let mut pages = rtc::Client::pages("pages.mjs", &origin, &pictures, &[], scratch.path());
     pages.wait(0, "it is watched", |line| (line["watching"] == true).then_some(()));
     let clients: Value = serde_json::from_slice(&host.ctl(&["clients", "--json"]).stdout).unwrap();
     let player = clients["clients"].as_array().unwrap().iter().find(|client| client["type"] == "rtc-play").unwrap();
@@ -67,6 +70,76 @@ fn one_page_publishes_and_another_watches_and_comes_back_by_itself() {
         assert!(said["figures"].as_str().unwrap().contains(figure), "{said}");
     }
     assert!(pictures.join("watcher-phone-dark.png").exists());
+}
+
+/// Another program that serves the files of a directory, each request on a connection of its own.
+fn files(dir: PathBuf) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let dir = dir.clone();
+            std::thread::spawn(move || {
+                let mut head = String::new();
+                let mut reader = BufReader::new(stream.try_clone().unwrap());
+                while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|read| read > 0) {}
+                let name = head.split(['/', '?', ' ']).find(|part| part.contains('.')).unwrap_or("none");
+                let (status, body) = match std::fs::read(dir.join(name)) {
+                    Ok(body) => ("200 OK", body),
+                    Err(_) => ("404 Not Found", Vec::new()),
+                };
+                let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+                stream.write_all(&[head.as_bytes(), &body].concat()).ok();
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn each_way_to_watch_shows_the_picture() {
+    let scratch = tempfile::tempdir().unwrap();
+    let source = Source::plain();
+    let playlists = scratch.path().join("hls");
+    std::fs::create_dir(&playlists).unwrap();
+    let (host, _) = rtc::start(&format!(
+        "{{ edge: {{ workers: 1, proxy: {{ /elsewhere: 'http://{}' }} }}, origin: {{ workers: 1 }}, overload: {{ enabled: off }} }}",
+        files(playlists.clone())
+    ));
+    let url = |name: &str| format!("rtmp://{}/live/{name}", host.rtmp);
+    let _both = Ffmpeg::publish(source, &url("river"), scratch.path());
+    let input = ["-nostdin", "-v", "error", "-re", "-stream_loop", "-1", "-t", "300", "-i"];
+    let publish = |arguments: &[&str]| {
+        let mut command = Command::new("ffmpeg");
+        command.args(input).arg(&source.path).args(["-c", "copy"]).args(arguments);
+        Ffmpeg::spawn(command, format!("{arguments:?}"), scratch.path())
+    };
+    let _mute = publish(&["-an", "-f", "flv", &url("mute")]);
+    let playlist = playlists.join("river.m3u8");
+    let _hls = publish(&["-f", "hls", "-hls_time", "2", "-hls_list_size", "5", playlist.to_str().unwrap()]);
+
+    let origin = format!("http://localhost:{}", host.http.port());
+    let address = format!("hls={origin}/elsewhere/river.m3u8");
+    let more = ["webrtc=live/river", "flv=live/mute", &address, "flv=live/river"];
+    let mut page = rtc::Client::pages("players.mjs", &origin, &pictures(), &more, scratch.path());
+    page.wait_line("watching", WITHIN);
+    let clients: Value = serde_json::from_slice(&host.ctl(&["clients", "--json"]).stdout).unwrap();
+    let player = clients["clients"].as_array().unwrap().iter().find(|client| client["type"] == "flv-play").unwrap();
+    assert!(host.ctl(&["kick", player["id"].as_str().unwrap()]).status.success());
+    let last = page.finish(WITHIN);
+    assert!(last["backMs"].as_u64().unwrap() < 2000, "it took long to come back: {last}");
+    let lines = page.lines();
+    let shown: Vec<&Value> = lines.iter().filter(|line| line["way"].is_string()).collect();
+    assert_eq!(shown.len(), more.len());
+    for said in &shown {
+        assert!(said["contrast"].as_u64().unwrap() > 100, "the picture is black: {said}");
+        assert_eq!((&said["stopped"], &said["complaints"]), (&json!("Not watching"), &json!([])), "{said}");
+        for figure in ["320 x 180", "Dropped pictures", "Pictures a second"] {
+            assert!(said["figures"].as_str().unwrap().contains(figure), "{said}");
+        }
+    }
+    assert_eq!(shown.iter().map(|said| &said["sound"]).collect::<Vec<_>>(), [true, false, true, true], "{lines:?}");
+    assert!(shown[3]["behind"].as_f64().unwrap() < 2.0, "HTTP-FLV lags: {last}");
 }
 
 #[test]

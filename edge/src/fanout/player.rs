@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use weir_media::{FrameId, Log};
+use weir_media::{FrameId, Log, flv};
 
 use super::{Blocked, Patience, Start};
 use crate::stats::Awaited;
@@ -444,8 +444,9 @@ impl Player {
         if let Place::Waiting(from) = self.place {
             let newest = log.newest_join().filter(|(at, _)| *at >= from);
             if let Some((at, prelude)) = newest {
-                self.front.append(&mut self.intro);
-                self.intro = Vec::new();
+                let mut intro = std::mem::take(&mut self.intro);
+                flv::promise(&mut intro, prelude);
+                self.front.append(&mut intro);
                 self.front.extend_from_slice(prelude);
                 self.place = Place::Reading(at);
                 if !self.handle.started.replace(true) {

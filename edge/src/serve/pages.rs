@@ -44,7 +44,13 @@ const PAGES: &[(&str, &[u8])] = &[
     ("/console/api.html", include_bytes!("../../web/console/api.html")),
     ("/console/api.js", include_bytes!("../../web/console/api.js")),
     ("/players/players.js", include_bytes!("../../web/players/players.js")),
+    ("/players/flv.js", include_bytes!("../../web/players/flv.js")),
+    ("/players/hls.js", include_bytes!("../../web/players/hls.js")),
+    ("/players/webrtc.js", include_bytes!("../../web/players/webrtc.js")),
+    ("/players/retry.js", include_bytes!("../../web/players/retry.js")),
 ];
+
+include!(concat!(env!("OUT_DIR"), "/libraries.rs"));
 
 fn kind(path: &str) -> &'static str {
     match path.rsplit_once('.') {
@@ -52,6 +58,7 @@ fn kind(path: &str) -> &'static str {
         Some((_, "js")) => "text/javascript; charset=utf-8",
         Some((_, "svg")) => "image/svg+xml",
         Some((_, "png")) => "image/png",
+        Some((_, "txt")) => "text/plain; charset=utf-8",
         Some((_, "webmanifest")) => "application/manifest+json",
         _ => "text/html; charset=utf-8",
     }
@@ -60,7 +67,7 @@ fn kind(path: &str) -> &'static str {
 /// The answer, if there is a page of this path.
 pub(super) fn answer<T>(request: &Request<T>) -> Option<Response<Full<Bytes>>> {
     let path = request.uri().path();
-    let Some((path, body)) = PAGES.iter().find(|(known, _)| *known == path) else {
+    let Some((path, body)) = PAGES.iter().chain(LIBRARIES).find(|(known, _)| *known == path) else {
         // The folder of a page that stands in it.
         let folder = format!("{path}/");
         let known = PAGES.iter().any(|(known, _)| *known == folder);
@@ -147,7 +154,8 @@ mod tests {
             assert!(!text.contains("<style") && !text.contains(" style=") && !text.contains(" onclick="), "{path}");
             for part in text.split("src=\"").skip(1).chain(text.split("href=\"").skip(1)) {
                 let target = part.split('"').next().unwrap();
-                let is_there = PAGES.iter().any(|(known, _)| *known == target) || target.starts_with("/api/");
+                let pages = PAGES.iter().any(|(known, _)| *known == target);
+                let is_there = pages || target.starts_with("/api/") || target == "/lib/licenses.txt";
                 assert!(is_there, "{path} refers to {target}");
             }
             assert_eq!(text.matches("<script").count(), text.matches("<script type=\"module\" src=").count(), "{path}");

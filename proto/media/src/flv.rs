@@ -6,7 +6,7 @@ use crate::{Frame, Kind};
 
 /// `FLV`, version 1, audio and video flags, header size 9, and the first PreviousTagSize (E.2, E.3).
 ///
-/// Both flags are always set: a live stream may gain a track later, and players take the flags as a hint.
+/// Both flags are set, until [`promise`] knows better.
 pub const FILE_HEADER: [u8; 13] = [b'F', b'L', b'V', 1, 5, 0, 0, 0, 9, 0, 0, 0, 0];
 
 /// Bytes that a tag adds to its body: header and PreviousTagSize.
@@ -14,6 +14,37 @@ pub const TAG_OVERHEAD: usize = 11 + 4;
 
 /// The largest body a tag can hold: its size field has 24 bits.
 pub const BODY_MAX: usize = 0xff_ffff;
+
+/// Where the flags stand in the header, and what they say (E.2).
+const FLAGS_AT: usize = 4;
+const HAS_AUDIO: u8 = 4;
+const HAS_VIDEO: u8 = 1;
+
+/// Takes back what the file header at the end of `head` promises and the stream has not: players such as flv.js and
+/// mpegts.js wait for all of it. `tags` is the configuration that goes behind. Only metadata that names one codec alone
+/// says that there is no other track; sound without a configuration, such as MP3, would not be in there.
+pub fn promise(head: &mut [u8], tags: &[u8]) {
+    let Some(header) = head.last_chunk_mut().filter(|header: &&mut [u8; 13]| **header == FILE_HEADER) else { return };
+    let (mut known, mut named) = (0, 0);
+    let mut rest = tags;
+    while let Some((&[kind, a, b, c, ..], tag)) = rest.split_first_chunk::<11>() {
+        let Some((body, next)) = tag.split_at_checked(u32::from_be_bytes([0, a, b, c]) as usize) else { break };
+        known |= match kind {
+            8 => HAS_AUDIO,
+            9 => HAS_VIDEO,
+            _ => 0,
+        };
+        if body.starts_with(ON_METADATA) {
+            let names = |codec: &[u8]| body.windows(codec.len()).any(|part| part == codec);
+            named |= if names(b"audiocodecid") { HAS_AUDIO } else { 0 };
+            named |= if names(b"videocodecid") { HAS_VIDEO } else { 0 };
+        }
+        rest = next.get(4..).unwrap_or_default();
+    }
+    if named != 0 {
+        header[FLAGS_AT] = known | named;
+    }
+}
 
 /// What the first bytes of a tag body say. Anything not understood is an ordinary frame, never an error: payloads
 /// pass through byte for byte.
@@ -244,11 +275,40 @@ mod tests {
     }
 
     #[test]
+    fn the_header_promises_what_there_is() {
+        let tag = |kind, body: &[u8]| {
+            let mut out = Vec::new();
+            write_tag(&mut out, &Frame::new(FrameId::default(), kind, 0, Bytes::copy_from_slice(body)));
+            out
+        };
+        let data = |names: &str| tag(Kind::Data, &[ON_METADATA, names.as_bytes()].concat());
+        let (avc, aac) = (tag(Kind::Video, &[0x17, 0]), tag(Kind::Audio, &[0xaf, 0]));
+        let flags = |tags: &[&[u8]]| {
+            let mut head = [&b"HTTP/1.1 200 OK\r\n\r\n"[..], &FILE_HEADER].concat();
+            promise(&mut head, &tags.concat());
+            head[head.len() - 9]
+        };
+        let (both, picture, sound) = (data("videocodecid audiocodecid"), data("videocodecid"), data("audiocodecid"));
+        assert_eq!(flags(&[]), 5);
+        assert_eq!(flags(&[&avc]), 5, "MP3 has no configuration");
+        assert_eq!(flags(&[&data("width"), &avc]), 5);
+        assert_eq!(flags(&[&both, &avc]), 5);
+        assert_eq!(flags(&[&picture, &avc]), 1);
+        assert_eq!(flags(&[&sound, &aac]), 4);
+        assert_eq!(flags(&[&picture, &avc, &aac]), 5, "what is there is there");
+        assert_eq!(flags(&[&picture[..20]]), 5, "cut off");
+        let mut other = b"nothing of FLV at all".to_vec();
+        promise(&mut other, &picture);
+        assert_eq!(other, b"nothing of FLV at all");
+    }
+
+    #[test]
     fn fuzz_info() {
         bolero::check!().with_test_time(core::time::Duration::from_secs(1)).for_each(|body: &[u8]| {
             for kind in [Kind::Audio, Kind::Video, Kind::Data] {
                 let _ = TagInfo::parse(kind, body);
             }
+            promise(&mut FILE_HEADER.to_vec(), body);
         });
     }
 }

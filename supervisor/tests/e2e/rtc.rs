@@ -118,9 +118,10 @@ impl Client {
     }
 
     /// The host's own pages as a script of `tests/web/` uses them, such as `pages.mjs`; screenshots go to `pictures`.
-    pub fn pages(script: &str, origin: &str, pictures: &Path, scratch: &Path) -> Self {
+    /// `more` is what else the script takes.
+    pub fn pages(script: &str, origin: &str, pictures: &Path, more: &[&str], scratch: &Path) -> Self {
         let mut command = Command::new("node");
-        command.arg(rigs().join("../web").join(script)).arg(origin).arg(pictures);
+        command.arg(rigs().join("../web").join(script)).arg(origin).arg(pictures).args(more);
         command.env("PLAYWRIGHT", tools().join("playwright-core")).env("TMPDIR", scratch);
         Self { process: Ffmpeg::spawn(command, script.to_owned(), scratch) }
     }

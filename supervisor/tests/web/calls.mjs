@@ -3,22 +3,32 @@
 // `{"calling":true}` the connection to the room is to be broken. Screenshots go to DIR, at the sizes of a desk and of a
 // phone, light and dark.
 //
+// With a third argument, a file with the certificate of ORIGIN, two people meet there and no more.
+//
 // Environment: PLAYWRIGHT, the directory that `playwright-core` is installed in; CHROMIUM, the executable.
+import {X509Certificate, createHash} from 'node:crypto';
+import {readFileSync} from 'node:fs';
 import {createRequire} from 'node:module';
 import {join} from 'node:path';
 
 const {chromium} = createRequire(join(process.env.PLAYWRIGHT, '/'))('playwright-core');
-const [origin, dir] = process.argv.slice(2);
+const [origin, dir, certificate] = process.argv.slice(2);
 const FLAGS = [
   '--no-sandbox', '--disable-gpu', '--no-first-run', '--disable-background-networking', '--disable-component-update',
   '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream', '--autoplay-policy=no-user-gesture-required',
   '--allow-loopback-in-peer-connection', '--disable-background-timer-throttling', '--disable-backgrounding-occluded-windows',
   '--disable-renderer-backgrounding',
 ];
+// Only this certificate is trusted, for what nobody signed it.
+if (certificate) {
+  const key = new X509Certificate(readFileSync(certificate)).publicKey.export({type: 'spki', format: 'der'});
+  FLAGS.push(`--ignore-certificate-errors-spki-list=${createHash('sha256').update(key).digest('base64')}`);
+}
 const SIZES = {desk: {width: 1100, height: 900}, phone: {width: 320, height: 700}};
 const WITHIN = 60_000;
 const complaints = [];
 const overflows = {};
+const sockets = [];
 
 const say = (line) => process.stdout.write(`${JSON.stringify(line)}\n`);
 
@@ -29,6 +39,7 @@ async function open(browser, path) {
   page.on('pageerror', (error) => note(error.message));
   page.on('console', (message) => ['error', 'warning'].includes(message.type()) && note(message.text()));
   page.on('requestfailed', (request) => note(`${request.method()} ${request.url()}: ${request.failure()?.errorText}`));
+  page.on('websocket', (socket) => sockets.push(socket.url()));
   await page.goto(origin + path);
   return page;
 }
@@ -156,8 +167,18 @@ async function four(browser) {
   return {goneMs};
 }
 
-const browser = await chromium.launch({executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args: FLAGS});
-try {
+async function overTls(browser) {
+  const [alice, bob] = [await caller(browser, 'one2one', 'duo', 'alice'), await caller(browser, 'one2one', 'duo', 'bob')];
+  await Promise.all([seen(alice, 'bob', 30), seen(bob, 'alice', 30)]);
+  await Promise.all([heard(alice, 'bob'), heard(bob, 'alice')]);
+  const secure = await alice.evaluate(() => isSecureContext && location.protocol === 'https:');
+  await alice.screenshot({path: join(dir, 'one2one-tls.png')});
+  await alice.locator('#hangup').click();
+  await until(bob, ['bob (you)']);
+  say({secure, sockets, complaints});
+}
+
+async function everything(browser) {
   for (const [name, path] of [['demos', '/demos/'], ['room-form', '/demos/room.html?room=%3Cb%3E']]) {
     const page = await open(browser, path);
     await pictures(page, name);
@@ -170,6 +191,11 @@ try {
   const one2one = await two(browser);
   const room = await four(browser);
   say({one2one, room, overflows, complaints, manifest: errors});
+}
+
+const browser = await chromium.launch({executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args: FLAGS});
+try {
+  await (certificate ? overTls : everything)(browser);
 } finally {
   await browser.close();
 }

@@ -230,7 +230,7 @@ fn features() -> Value {
     json!({
         "options": "", "options2": "", "build": env!("CARGO_PKG_VERSION"), "build2": "0",
         "features": {
-            "ssl": true, "hls": false, "hds": false, "callback": false, "api": true, "httpd": true, "dvr": false,
+            "ssl": true, "hls": false, "hds": false, "callback": true, "api": true, "httpd": true, "dvr": false,
             "transcode": true, "ingest": false, "stat": true, "caster": false, "complex_send": true,
             "tcp_nodelay": true, "so_sendbuf": true, "mr": true,
         },

@@ -328,7 +328,8 @@ impl ToRtmp {
         self.out.push_back(Output::Frame { kind, dts_us, body: body.into() });
     }
 
-    /// `onMetaData` (E.5 of the FLV specification) of what is known so far.
+    /// `onMetaData` (E.5 of the FLV specification) of what is known so far. Codecs are named when both are known: by one
+    /// alone, players take it that there is no other track.
     fn metadata(&mut self, dts: i64) {
         let mut list = Vec::new();
         let mut add = |name: &str, value| list.push((name.to_owned(), value));
@@ -336,10 +337,14 @@ impl ToRtmp {
             let size = picture.size();
             add("width", Value::Number(size.width.into()));
             add("height", Value::Number(size.height.into()));
-            add("videocodecid", Value::Number(picture.codec_id().into()));
+            if self.sound.is_some() {
+                add("videocodecid", Value::Number(picture.codec_id().into()));
+            }
         }
         if let Some(config) = self.sound.as_ref().and_then(|config| aac::Config::parse(config)) {
-            add("audiocodecid", Value::Number(10.0));
+            if self.picture.as_ref().is_some_and(Picture::announced) {
+                add("audiocodecid", Value::Number(10.0));
+            }
             add("audiosamplerate", Value::Number(config.rate.into()));
             add("audiosamplesize", Value::Number(16.0));
             add("stereo", Value::Boolean(config.channels > 1));

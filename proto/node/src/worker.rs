@@ -50,6 +50,9 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(4);
 /// Commands that may wait for the body.
 const COMMANDS_MAX: usize = 64;
 
+/// Threads for what would block: names to be looked up, files to be read.
+const BLOCKING_MAX: usize = 16;
+
 /// What a worker is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -209,7 +212,8 @@ where
     let identity = Identity::take(role, args)?;
     let inherited = sockets::inherited()?;
     let run_dir = PathBuf::from(std::env::var_os(RUN_DIR_VARIABLE).context("the run directory is not set")?);
-    let runtime = Builder::new_current_thread().enable_all().build_local(Default::default())?;
+    let mut runtime = Builder::new_current_thread();
+    let runtime = runtime.max_blocking_threads(BLOCKING_MAX).enable_all().build_local(Default::default())?;
     let done = runtime.block_on(async {
         let (shell, leave) = enter(identity, inherited, run_dir).await?;
         let who = format!("{role} {}", args.slot);

@@ -16,6 +16,8 @@ use hyper::header::{
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use rustc_hash::FxHasher;
 use tokio::net::lookup_host;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tonic::Code;
 use weir_media::StreamName;
@@ -36,6 +38,9 @@ const CALL_WITHIN: Duration = Duration::from_secs(3);
 
 /// The longest request body: an offer, as JSON writes it.
 const BODY_MAX: usize = OFFER_MAX + OFFER_MAX / 4;
+
+/// Names that are looked up at a time.
+const LOOKUPS_MAX: usize = 4;
 
 /// Addresses that a client may ask to be announced.
 const EIPS_MAX: usize = 8;
@@ -171,16 +176,16 @@ async fn open(cx: &Context, place: &Place, wanted: Wanted<'_>) -> Result<OpenRtc
     if cx.hub.draining() {
         return Err(Failure::new(StatusCode::SERVICE_UNAVAILABLE, "this server goes"));
     }
-    let (api_host, api_addresses) = match config.rtc.api_as_candidates {
-        true => announced(wanted.host, config.rtc.resolve_api_domain).await,
-        false => Default::default(),
-    };
     let eip = wanted.query.all("eip").chain(wanted.query.all("candidate")).take(EIPS_MAX).collect();
     let name = &place.name;
     // Until the session is there its end is told from here.
     let farewell = admit(cx, place, &wanted).await?;
     let (end_client, end) =
         farewell.as_ref().map(|it| (it.client().to_owned(), it.body().to_owned())).unwrap_or_default();
+    let (api_host, api_addresses) = match config.rtc.api_as_candidates {
+        true => announced(wanted.host, config.rtc.resolve_api_domain).await,
+        false => Default::default(),
+    };
     let request = OpenRtcRequest {
         end_client,
         end,
@@ -268,10 +273,22 @@ async fn announced(host: &str, resolve: bool) -> (String, Vec<String>) {
     if !resolve || name.is_empty() || name.eq_ignore_ascii_case("localhost") {
         return (name.to_owned(), Vec::new());
     }
-    let found = timeout(LOOKUP_WITHIN, lookup_host((name, 0))).await;
-    let addresses = found.into_iter().flatten().flatten().map(|address| address.ip());
+    let addresses = look_up(name).await.into_iter().map(|address| address.ip());
     let usual = addresses.filter(|address| !address.is_loopback() && !address.is_unspecified());
     (name.to_owned(), usual.map(|address| address.to_string()).take(EIPS_MAX).collect())
+}
+
+/// The addresses of a name, which a client chose: there are not many such questions at a time, and one that takes long goes
+/// on without anybody.
+async fn look_up(name: &str) -> Vec<SocketAddr> {
+    static LOOKUPS: Semaphore = Semaphore::const_new(LOOKUPS_MAX);
+    let Ok(permit) = LOOKUPS.try_acquire() else { return Vec::new() };
+    let name = name.to_owned();
+    let found = spawn_local(async move {
+        let _permit = permit;
+        lookup_host((name, 0)).await.map(Iterator::collect).unwrap_or_default()
+    });
+    timeout(LOOKUP_WITHIN, found).await.ok().and_then(Result::ok).unwrap_or_default()
 }
 
 /// Whether a request is one of a page that asks what it may do.

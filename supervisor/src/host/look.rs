@@ -173,7 +173,7 @@ impl Host {
         let token = self.looks.token();
         let mut gathering = Gathering::new(self.now() + WITHIN, request, answer);
         if self.looks.streams.len() >= GATHERING_MAX {
-            return gathering.finish();
+            return gathering.give_up();
         }
         for (id, worker) in &self.workers {
             gathering.waits_for(*id);

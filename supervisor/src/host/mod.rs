@@ -36,6 +36,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{debug, error, info, warn};
 use weir_node::config::Config;
+use weir_node::link::MESSAGE_MAX;
 use weir_node::worker::{LINK_SOCKET, Role, handover_socket};
 use weir_proto::supervisor::admin_server::AdminServer;
 use weir_proto::supervisor::link_server::LinkServer;
@@ -234,7 +235,8 @@ impl Host {
         let (events, links) = mpsc::channel(EVENTS_MAX);
         let (asking, asks) = mpsc::channel(REQUESTS_MAX);
         self.serve_metrics(&asking)?;
-        let link = Server::builder().add_service(LinkServer::new(Links::new(events)));
+        let service = LinkServer::new(Links::new(events)).max_decoding_message_size(MESSAGE_MAX);
+        let link = Server::builder().add_service(service);
         spawn_local(link.serve_with_incoming(self.incoming(LINK_SOCKET)?));
         let admin = Server::builder().add_service(AdminServer::new(Operator::new(asking)));
         spawn_local(admin.serve_with_incoming(self.incoming(CTL_SOCKET)?));

@@ -61,6 +61,12 @@ impl Gathering {
         }
     }
 
+    /// Gives an answer that says that it is none.
+    pub(super) fn give_up(mut self) {
+        self.partial = true;
+        self.finish();
+    }
+
     /// Gives the answer.
     pub(super) fn finish(self) {
         let mut vhosts: BTreeMap<&str, VhostRow> = BTreeMap::new();
@@ -161,5 +167,13 @@ mod tests {
         assert_eq!((ask(0, 2, ""), ask(2, 2, ""), ask(3, 2, "")), ("ab".into(), "c".into(), String::new()));
         assert_eq!(ask(0, 0, &rows::id_of(&["v", "b", "s"])), "b");
         assert_eq!(ask(0, 0, "vid-nope"), "");
+    }
+
+    #[test]
+    fn who_is_not_asked_for_is_not_called_missing() {
+        let (answer, mut answered) = oneshot::channel();
+        Gathering::new(Time::ZERO, StreamsRequest::default(), answer).give_up();
+        let reply = answered.try_recv().unwrap();
+        assert_eq!((reply.total, reply.partial), (0, true));
     }
 }

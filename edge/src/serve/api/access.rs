@@ -14,6 +14,8 @@ const FORWARDED: [HeaderName; 3] = [
     HeaderName::from_static("x-real-ip"),
 ];
 
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 /// Why not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Denied {
@@ -45,7 +47,9 @@ pub(super) fn check(api: &Api, fields: &HeaderMap, peer: SocketAddr, changes: bo
     let (host, origin) = (field(&HOST).unwrap_or_default(), field(&ORIGIN));
     // `null` and what is no URL is another site's.
     let own = |origin: &str| origin.split_once("://").is_some_and(|(_, from)| from.eq_ignore_ascii_case(host));
-    let other_site = origin.is_some_and(|origin| !own(origin));
+    // For a picture or a link browsers send no Origin, but say where the page is (Fetch Metadata).
+    let fetched = matches!(field(&FETCH_SITE), Some("cross-site" | "same-site"));
+    let other_site = origin.is_some_and(|origin| !own(origin)) || changes && fetched;
     if !api.password.is_empty() || !api.token.is_empty() {
         let credentials = field(&AUTHORIZATION).unwrap_or_default();
         // A browser adds a password that it knows to whatever another site's page asks for.
@@ -116,6 +120,9 @@ mod tests {
             assert_eq!(ask(&api, "127.0.0.1:5", &[("host", name)]), Err(Denied::NotLocal), "{name}");
         }
         assert_eq!(ask(&api, "127.0.0.1:5", &[host, ("origin", "http://127.0.0.1:1985")]), Ok(()));
+        for (from, answer) in [("cross-site", Err(Denied::OtherSite)), ("same-origin", Ok(())), ("none", Ok(()))] {
+            assert_eq!(ask(&api, "127.0.0.1:5", &[host, ("sec-fetch-site", from)]), answer, "{from}");
+        }
         for site in ["http://evil.example", "null", "http://127.0.0.1:8080"] {
             assert_eq!(ask(&api, "127.0.0.1:5", &[host, ("origin", site)]), Err(Denied::OtherSite), "{site}");
         }

@@ -9,12 +9,16 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 use weir_node::link::MESSAGE_MAX;
 use weir_node::rows::id_of;
+use weir_proto::supervisor::ReloadRequest;
 use weir_proto::supervisor::admin_client::AdminClient;
 
 use super::system::{Disk, DiskCounters};
 
 /// How long the supervisor may take. It gives its workers 400 ms.
 const ANSWER_WITHIN: Duration = Duration::from_millis(700);
+
+/// How long it may take until all workers have another configuration. It gives them 5 s.
+const RELOADED_WITHIN: Duration = Duration::from_secs(6);
 
 /// Disks are looked at over so long.
 const DISK_EVERY: Duration = Duration::from_secs(5);
@@ -80,8 +84,8 @@ pub(crate) enum Error {
     Transport(#[from] tonic::transport::Error),
     #[error("{}", .0.message())]
     Status(#[from] Status),
-    #[error("it did not answer within {ANSWER_WITHIN:?}")]
-    Silent,
+    #[error("it did not answer within {0:?}")]
+    Silent(Duration),
 }
 
 impl Error {
@@ -105,6 +109,22 @@ impl Supervisor {
         &self,
         question: impl AsyncFnOnce(Admin) -> Result<Response<T>, Status>,
     ) -> Result<T, Error> {
+        self.ask_for(ANSWER_WITHIN, question).await
+    }
+
+    /// Has the configuration read again.
+    ///
+    /// # Errors
+    /// As above; a status says why the configuration is not taken over.
+    pub(super) async fn reload(&self) -> Result<(), Error> {
+        self.ask_for(RELOADED_WITHIN, async |mut admin| admin.reload(ReloadRequest {}).await).await.map(drop)
+    }
+
+    async fn ask_for<T>(
+        &self,
+        within: Duration,
+        question: impl AsyncFnOnce(Admin) -> Result<Response<T>, Status>,
+    ) -> Result<T, Error> {
         let before = self.asking.replace(self.asking.get() + 1);
         let _one = Asking(&self.asking);
         if before >= ASKING_MAX {
@@ -115,7 +135,7 @@ impl Supervisor {
             let admin = AdminClient::new(channel).max_decoding_message_size(MESSAGE_MAX);
             Ok(question(admin).await?.into_inner())
         };
-        timeout(ANSWER_WITHIN, asked).await.unwrap_or(Err(Error::Silent))
+        timeout(within, asked).await.unwrap_or(Err(Error::Silent(within)))
     }
 }
 

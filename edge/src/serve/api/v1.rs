@@ -10,8 +10,7 @@ use serde_json::{Map, Value, json};
 use weir_node::config::DEFAULT_VHOST;
 use weir_node::rows::id_of;
 use weir_proto::supervisor::{
-    ClientRow, KickRequest, LookRequest, ReloadRequest, StatusReply, StatusRequest, StreamRow, StreamsReply,
-    StreamsRequest,
+    ClientRow, KickRequest, LookRequest, StatusReply, StatusRequest, StreamRow, StreamsReply, StreamsRequest,
 };
 
 use super::host::Error;
@@ -78,18 +77,20 @@ fn elsewhere(path: &'static str) -> Answer {
 async fn read(cx: &Context, request: &Request<Incoming>, path: &str, query: Query<'_>) -> Result<Value, Failure> {
     let page = Page::of(query);
     if let Some(id) = path.strip_prefix("/api/v1/vhosts/") {
-        let all = vhosts(cx, &ask_streams(cx, Page { start: 0, count: 0 }, "").await?);
+        let (all, _) = vhosts(cx).await?;
         let found = all.into_iter().find(|vhost| vhost["id"] == id);
         return Ok(cx.enveloped("vhost", found.ok_or_else(|| unknown(code::VHOST, "vhost"))?));
     }
     if let Some(id) = path.strip_prefix("/api/v1/streams/") {
-        let found = ask_streams(cx, page, id).await?.streams.into_iter().next();
-        return Ok(cx.enveloped("stream", stream(&found.ok_or_else(|| unknown(code::STREAM, "stream"))?)));
+        let reply = ask_streams(cx, page, id).await?;
+        let found = reply.streams.first().ok_or_else(|| missing(reply.partial, code::STREAM, "stream"))?;
+        return Ok(cx.enveloped("stream", stream(found)));
     }
     if let Some(id) = path.strip_prefix("/api/v1/clients/") {
         let asked = LookRequest { id: id.to_owned(), ..LookRequest::default() };
-        let found = cx.supervisor.ask(async |mut admin| admin.look(asked).await).await?.clients.into_iter().next();
-        return Ok(cx.enveloped("client", client(&found.ok_or_else(|| unknown(code::CLIENT, "client"))?)));
+        let reply = cx.supervisor.ask(async |mut admin| admin.look(asked).await).await?;
+        let found = reply.clients.first().ok_or_else(|| missing(reply.partial, code::CLIENT, "client"))?;
+        return Ok(cx.enveloped("client", client(found)));
     }
     Ok(match path {
         "/api" => cx.enveloped("urls", json!({ "v1": "the api version 1.0" })),
@@ -117,8 +118,12 @@ async fn read(cx: &Context, request: &Request<Incoming>, path: &str, query: Quer
         "/api/v1/requests" | "/api/v1/tests/requests" => cx.enveloped("data", echo(request)),
         "/api/v1/tests/errors" => return Err(Failure(StatusCode::OK, 100, "as was asked for".to_owned())),
         "/api/v1/vhosts" => {
-            let vhosts = vhosts(cx, &ask_streams(cx, Page { start: 0, count: 0 }, "").await?);
-            cx.enveloped("vhosts", Value::Array(vhosts))
+            let (vhosts, partial) = vhosts(cx).await?;
+            let mut out = cx.enveloped("vhosts", Value::Array(vhosts));
+            if partial {
+                out["partial"] = json!(true);
+            }
+            out
         }
         "/api/v1/streams" => {
             let reply = ask_streams(cx, page, "").await?;
@@ -192,6 +197,14 @@ async fn kick(cx: &Context, id: &str) -> Result<Value, Failure> {
         Ok(_) => Ok(cx.enveloped("ok", json!(true))),
         Err(error) if error.is_not_found() => Err(unknown(code::CLIENT, "client")),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// What was not found may be with a worker that did not answer.
+fn missing(partial: bool, code: u32, what: &str) -> Failure {
+    match partial {
+        false => unknown(code, what),
+        true => Failure(StatusCode::SERVICE_UNAVAILABLE, code::FAILED, "a worker did not answer in time".to_owned()),
     }
 }
 
@@ -278,7 +291,9 @@ async fn summaries(cx: &Context) -> Result<Value, Failure> {
 }
 
 /// The vhosts that are served, and what their streams do together.
-fn vhosts(cx: &Context, reply: &StreamsReply) -> Vec<Value> {
+/// All of them; true: what a worker knows is missing in their figures.
+async fn vhosts(cx: &Context) -> Result<(Vec<Value>, bool), Failure> {
+    let reply = ask_streams(cx, Page { start: 0, count: 0 }, "").await?;
     let config = cx.hub.config();
     let rows = config.vhosts.iter().map(|(name, vhost)| {
         let row = reply.vhosts.iter().find(|row| row.vhost == *name).cloned().unwrap_or_default();
@@ -288,7 +303,7 @@ fn vhosts(cx: &Context, reply: &StreamsReply) -> Vec<Value> {
             "hls": { "enabled": false },
         })
     });
-    rows.collect()
+    Ok((rows.collect(), reply.partial))
 }
 
 fn kbps(received: u64, sent: u64) -> Value {
@@ -360,7 +375,7 @@ async fn raw(cx: &Context, query: Query<'_>) -> Result<Value, Failure> {
         Some("reload") if !config.edge.api.raw => {
             Err(Failure(StatusCode::FORBIDDEN, code::RAW_OFF, "edge.api.raw is off".to_owned()))
         }
-        Some("reload") => match cx.supervisor.ask(async |mut admin| admin.reload(ReloadRequest {}).await).await {
+        Some("reload") => match cx.supervisor.reload().await {
             Ok(_) => Ok(json!({ "code": 0 })),
             Err(Error::Status(status)) => Err(Failure(StatusCode::CONFLICT, code::RELOAD, status.message().to_owned())),
             Err(error) => Err(error.into()),

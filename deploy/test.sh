@@ -55,7 +55,7 @@ newer_ffmpeg() {
     export NEWER_FFMPEG
 }
 
-install cc=gcc ffmpeg=ffmpeg rtmpdump=rtmpdump
+install cc=gcc ffmpeg=ffmpeg rtmpdump=rtmpdump curl=curl openssl=openssl
 newer_ffmpeg
 say "clients of WebRTC"
 supervisor/tests/rtc/install.sh "$target/test-tools"

@@ -147,13 +147,16 @@ impl Gate {
         Some(format!("rtmp://{to}/{app}?{query}"))
     }
 
-    /// Where a refused HTTP client goes instead; `None`: nowhere. `path` and `query` are as it sent them.
-    pub(crate) fn http(&self, config: &Config, vhost: &str, path: &str, query: &str) -> Option<String> {
+    /// Where a refused HTTP client goes instead; `None`: nowhere. `path` and `query` are as it sent them. One that came over
+    /// TLS goes on over TLS: its query may have a token, and pages of https take nothing else.
+    pub(crate) fn http(&self, config: &Config, over_tls: bool, vhost: &str, path: &str, query: &str) -> Option<String> {
+        let redirect = &config.overload.redirect;
+        let (scheme, to) = if over_tls { ("https", &redirect.https) } else { ("http", &redirect.http) };
         // What follows the other host's name must not become a part of it.
-        let to = Some(&config.overload.redirect.http).filter(|to| !to.is_empty() && path.starts_with('/'))?;
+        let to = Some(to).filter(|to| !to.is_empty() && path.starts_with('/'))?;
         let query = sent_on(config, vhost, query)?;
         self.watch.turned(Turned::Elsewhere);
-        Some(format!("http://{to}{path}?{query}"))
+        Some(format!("{scheme}://{to}{path}?{query}"))
     }
 }
 

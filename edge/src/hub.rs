@@ -36,10 +36,12 @@ pub(crate) struct Hub {
     clients: Rc<Clients>,
     guard: Guard,
     draining: Cell<bool>,
+    /// It takes no new clients any more.
+    going: Cell<bool>,
     /// Where clients leave for another process, and how many such ways there were.
     way: RefCell<Option<mpsc::Sender<Departing>>>,
     ways: Cell<u64>,
-    /// `draining` or `way` has changed.
+    /// `draining`, `going` or `way` has changed.
     leave: Notify,
 }
 
@@ -71,6 +73,7 @@ impl Hub {
             clients: Rc::default(),
             guard,
             draining: Cell::new(false),
+            going: Cell::new(false),
             way: RefCell::default(),
             ways: Cell::new(0),
             leave: Notify::new(),
@@ -253,8 +256,27 @@ impl Hub {
         self.publish_memory.get() <= self.config.borrow().edge.publish_memory
     }
 
+    /// Tells those who keep a connection for requests to come that the worker takes none any more.
+    pub(crate) fn go(&self) {
+        if !self.going.replace(true) {
+            self.leave.notify_waiters();
+        }
+    }
+
+    /// Returns when no new clients are taken.
+    pub(crate) async fn going(&self) {
+        loop {
+            let changed = self.leave.notified();
+            if self.going.get() {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Tells every client's task that the worker goes.
     pub(crate) fn drain(&self) {
+        self.going.set(true);
         self.draining.set(true);
         self.leave.notify_waiters();
     }

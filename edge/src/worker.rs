@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use weir_node::hooks;
 use weir_node::lately::Notes;
 use weir_node::link::Report;
-use weir_node::rows::STREAMS_MAX;
+use weir_node::rows::cut;
 use weir_node::sockets::NamedSocket;
 use weir_node::tls::ClusterTls;
 use weir_node::worker::{CTL_SOCKET, Command, Shell, handover_socket};
@@ -130,12 +130,14 @@ async fn serve(mut shell: Shell, hub: &Rc<Hub>, mut listeners: Listeners) -> any
             Some(Command::Drain { deadline }) => {
                 info!(clients = hub.stats().connections.get(), "draining");
                 listeners.close_all();
+                hub.go();
                 drained_by = Some(deadline);
                 tick = interval(LEAVING_TICK);
             }
             Some(Command::HandOver { path, deadline }) => {
                 info!(clients = hub.stats().connections.get(), "handing over");
                 listeners.close_all();
+                hub.go();
                 // Said again after each new attach.
                 if !hub.has_way() || handing_to.as_ref() != Some(&path) {
                     handover::open_way(hub, path.clone(), deadline);
@@ -181,7 +183,7 @@ fn seen(hub: &Hub, look: &Look, noted: Duration) -> Seen {
     if look.streams {
         let mut streams = rows::streams(hub, noted);
         let total = streams.len() as u64;
-        streams.truncate(STREAMS_MAX);
+        cut(&mut streams);
         return Seen { token: look.token, streams, total, ..Seen::default() };
     }
     hub.clients().look(look, noted)

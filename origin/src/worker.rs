@@ -181,8 +181,8 @@ fn seen(relay: &Relay, rtc: Option<&Rc<Rtc>>, look: &Look, noted: Duration) -> S
             rtc.add_rows(&mut rows, noted);
         }
         let total = rows.len() as u64;
-        let told = rows.into_iter().take(rows::STREAMS_MAX);
-        let streams = told.map(|(name, row)| rows::named(&name, row)).collect();
+        let mut streams = rows.into_iter().map(|(name, row)| rows::named(&name, row)).collect();
+        rows::cut(&mut streams);
         return Seen { token: look.token, streams, total, ..Seen::default() };
     }
     rtc.map_or_else(|| Seen { token: look.token, ..Seen::default() }, |rtc| rtc.look(look, noted))

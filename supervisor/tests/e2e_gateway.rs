@@ -6,9 +6,9 @@ mod e2e;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{Cluster, WEIR, eventually, free_port};
 use e2e::SOON;
@@ -174,6 +174,64 @@ fn who_comes_without_tls_is_sent_there() {
     assert_eq!(http::get(cluster.api, "/readyz").status, 200, "probes are not");
 }
 
+/// What `openssl s_client` says to the gateway and hears of it.
+struct Talk(std::process::Child);
+
+impl Talk {
+    fn start(gateway: &Gateway, protocol: &str) -> Self {
+        let mut openssl = Command::new("openssl");
+        openssl.args(["s_client", "-quiet", "-ign_eof", "-alpn", protocol, "-connect", &gateway.https.to_string()]);
+        openssl.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        Self(openssl.spawn().unwrap())
+    }
+}
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// A WebSocket of another program goes on over TLS for as long as it likes, and counts as a client.
+#[test]
+fn websockets_of_other_programs_last_over_tls() {
+    let (other, asked) = other_program();
+    let gateway = Gateway::start(&format!("  proxy: {{ /app: 'http://{other}' }}\n"));
+    let mut talk = Talk::start(&gateway, "http/1.1");
+    let mut input = talk.0.stdin.take().unwrap();
+    let mut output = BufReader::new(talk.0.stdout.take().unwrap());
+    input
+        .write_all(b"GET /app/ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .unwrap();
+    asked.recv_timeout(SOON).unwrap();
+    let mut line = String::new();
+    while line.trim() != "" || line.is_empty() {
+        line.clear();
+        assert!(output.read_line(&mut line).unwrap() > 0, "it ended");
+    }
+    // Longer than what is under way at the end of a connection may take.
+    let end = Instant::now() + Duration::from_secs(12);
+    while Instant::now() < end {
+        input.write_all(b"tick\n").unwrap();
+        line.clear();
+        output.read_line(&mut line).unwrap();
+        assert_eq!(line, "tick\n", "it ended");
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    assert_eq!(gateway.cluster.row("edge", 0).connections, 1);
+}
+
+/// Without a request there is no reason to keep a connection.
+#[test]
+fn who_speaks_http2_and_asks_for_nothing_is_not_kept() {
+    let gateway = Gateway::start("  http: { header_timeout: 1s }\n");
+    let mut silent = Talk::start(&gateway, "h2");
+    eventually("it is a client", SOON, || (gateway.cluster.row("edge", 0).connections == 1).then_some(()));
+    eventually("it is none any more", SOON, || (gateway.cluster.row("edge", 0).connections == 0).then_some(()));
+    eventually("it is told", SOON, || silent.0.try_wait().unwrap().map(drop));
+}
+
 /// A proxy in front of this host says who asks; of nobody else is that believed.
 #[test]
 fn clients_behind_a_proxy_are_known_by_their_own_address() {
@@ -260,6 +318,15 @@ fn other_programs_are_behind_the_same_ports() {
     let mut back = [0; 5];
     stream.read_exact(&mut back).unwrap();
     assert_eq!(&back, b"echo!");
+
+    // Other protocols do not, nor paths that lead out of their beginning.
+    let upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n";
+    assert_eq!(http::request(gateway.cluster.http, "GET", "/app/h2c", upgrade).status, 200);
+    let head = asked.recv_timeout(SOON).unwrap().to_ascii_lowercase();
+    assert!(!head.contains("upgrade") && !head.contains("http2-settings"), "{head}");
+    for path in ["/app/../admin", "/app/%2e%2e/admin", "/app/x%2f..%2f..%2fadmin"] {
+        assert_eq!(http::get(gateway.cluster.http, path).status, 400, "{path}");
+    }
 
     // A request is not hidden in another one (both families of request smuggling), nor behind one.
     let hidden = "GET /app/hidden HTTP/1.1\r\nHost: x\r\n\r\n";

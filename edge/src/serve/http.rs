@@ -17,6 +17,7 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tracing::debug;
@@ -29,6 +30,15 @@ use crate::admission::Refusal;
 
 /// The longest that a client may take to read an answer of the API.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a client whose answer has no end of its own may take nothing of it.
+const UNTAKEN_FOR: Duration = Duration::from_secs(60);
+
+/// Has the kernel end a connection when its client takes nothing for so long (RFC 5482), were it by a closed window.
+pub(in crate::serve) fn takes_within(socket: &TcpStream, within: Duration) {
+    // Inside TLS it is another kind of socket, and the outer one has it.
+    SockRef::from(socket).set_tcp_user_timeout(Some(within)).ok();
+}
 
 /// Which listener a client came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +83,9 @@ pub(crate) async fn serve(cx: Context, client: Client, service: Service, refused
         () = cx.hub.closing() => return,
     };
     let config = cx.hub.config();
-    let client = Client {
-        peer: forwarded::client(&config.edge.http.trusted_proxies, client.peer, &head.forwarded_for),
-        ..client
-    };
+    let peer = forwarded::client(&config.edge.http.trusted_proxies, client.peer, &head.forwarded_for);
+    let by_trusted = peer != client.peer;
+    let client = Client { peer, ..client };
     debug!(client = %client.id, peer = %client.peer, method = head.method, path = head.path, "http request");
     if let Some(why) = refused {
         return turn_away(&cx, &client, &head, why).await;
@@ -88,7 +97,7 @@ pub(crate) async fn serve(cx: Context, client: Client, service: Service, refused
         Some(path) if service != Service::Api && proxy::target(&config.edge.proxy, &head.path).is_none() => {
             flv::serve(&cx, &client, &head, path).await
         }
-        _ => answer(&cx, client, &head, buffer, service).await,
+        _ => answer(&cx, client, by_trusted, &head, buffer, service).await,
     }
 }
 
@@ -98,7 +107,7 @@ async fn turn_away(cx: &Context, client: &Client, head: &Head, why: Refusal) {
     let config = cx.hub.config();
     let named = rtmp::from_url(&head.host, &head.path, &head.query, &Limits::default());
     let vhost = named.map(|named| named.vhost).unwrap_or_default();
-    let elsewhere = cx.gate.http(&config, &vhost, &head.path, &head.query);
+    let elsewhere = cx.gate.http(&config, client.over_tls, &vhost, &head.path, &head.query);
     let (status, field) = match (elsewhere, head.method.as_str()) {
         // Others than these would come again as GET (RFC 9110, 15.4.3).
         (Some(url), "GET" | "HEAD") => ("302 Found", format!("Location: {url}")),
@@ -150,25 +159,32 @@ async fn refuse<T>(client: &Client, error: Error) -> Option<T> {
 }
 
 /// Gives the connection, with what was read of it, to hyper for one request.
-async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, service: Service) {
+async fn answer(cx: &Context, client: Client, by_trusted: bool, head: &Head, read: BytesMut, service: Service) {
     let config = cx.hub.config();
     let cors = config.edge.http.cors && head.cross_origin;
     let elsewhere =
         proxy::target(&config.edge.proxy, &head.path).filter(|_| service != Service::Api).map(str::to_owned);
-    let (peer, id, over_tls) = (client.peer, client.id, client.over_tls);
+    if elsewhere.is_some() && proxy::climbs(&head.path) {
+        let text = "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        return drop(client.write(text.as_bytes()).await);
+    }
+    let (peer, id) = (client.peer, client.id);
+    let asks = proxy::Asks { peer, over_tls: client.over_tls, by_trusted };
     // How long another program takes is its own affair, and events go on.
     let lasting = elsewhere.is_some() || head.path == api::EVENTS;
     let Some(Ok(socket)) = client.socket.map(Rc::try_unwrap) else { return };
+    takes_within(&socket, UNTAKEN_FOR);
     let io = Rewound { read: read.freeze(), io: TokioIo::new(socket) };
     // Where a request to speak WebSocket goes on after its answer.
-    let upgrade: Rc<Cell<Option<OnUpgrade>>> = Rc::default();
+    let upgrade: Rc<Cell<Option<Upgraded>>> = Rc::default();
     let upgrading = upgrade.clone();
     let handling = cx.clone();
     let handle = service_fn(move |request: Request<Incoming>| {
         let (cx, upgrade, elsewhere) = (handling.clone(), upgrading.clone(), elsewhere.clone());
         async move {
             if let Some(target) = elsewhere {
-                let passed = proxy::pass(request, &target, peer, over_tls).await;
+                let (passed, tunnel) = proxy::pass(request, &target, asks).await;
+                upgrade.set(tunnel.map(Upgraded::Proxied));
                 return Ok::<_, std::convert::Infallible>(closing(passed.map(Either::Right)));
             }
             let page = if cx.hub.config().edge.http.pages { pages::answer(&request) } else { None };
@@ -177,7 +193,7 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
                 None if rtc::is_ours(request.uri().path()) => rtc::answer(&cx, request, peer).await.map(Either::Left),
                 None if signal::is_ours(request.uri().path()) => {
                     let (response, upgraded) = signal::answer(&cx, request);
-                    upgrade.set(upgraded);
+                    upgrade.set(upgraded.map(Upgraded::Signaling));
                     response.map(Either::Left)
                 }
                 None => api::answer(&cx, &request, service, peer).await,
@@ -197,11 +213,24 @@ async fn answer(cx: &Context, client: Client, head: &Head, read: BytesMut, servi
         },
         false => drop(timeout(ANSWER_WITHIN, connection).await),
     }
-    if let Some(upgrade) = upgrade.take()
-        && let Ok(io) = upgrade.await
-    {
-        signal::serve(cx, io, (id, peer)).await;
+    match upgrade.take() {
+        Some(Upgraded::Signaling(upgrade)) => {
+            if let Ok(io) = upgrade.await {
+                signal::serve(cx, io, (id, peer)).await;
+            }
+        }
+        Some(Upgraded::Proxied(tunnel)) => tokio::select! {
+            () = tunnel.carry() => {}
+            () = cx.hub.closing() => {}
+        },
+        None => {}
     }
+}
+
+/// A WebSocket.
+enum Upgraded {
+    Signaling(OnUpgrade),
+    Proxied(proxy::Tunnel),
 }
 
 /// Has the connection end with the answer, unless it goes on in another protocol. hyper's own way to that end, without

@@ -2,11 +2,27 @@
 
 use std::fmt::Write as _;
 
+use prost::Message as _;
 use weir_media::{Gop, StreamName, describe};
 use weir_proto::supervisor::{AudioFigures, StreamRow, VideoFigures};
 
-/// Streams that one worker tells of at once; more are left out.
-pub const STREAMS_MAX: usize = 20_000;
+use crate::link::MESSAGE_MAX;
+
+/// Streams that one worker tells of at once, and bytes of these; more are left out.
+const STREAMS_MAX: usize = 20_000;
+const BYTES_MAX: usize = MESSAGE_MAX / 2;
+
+/// Leaves out what is too much for one answer.
+pub fn cut(rows: &mut Vec<StreamRow>) {
+    let mut bytes = 0;
+    let fit = rows.iter().take(STREAMS_MAX).take_while(|row| {
+        // What is written before each takes some bytes too.
+        bytes += row.encoded_len() + 8;
+        bytes <= BYTES_MAX
+    });
+    let fit = fit.count();
+    rows.truncate(fit);
+}
 
 /// The id of a vhost, or of a stream with its app, in the API: as SRS writes them, but the same on every host and after each
 /// start.
@@ -51,6 +67,21 @@ pub fn describe(row: &mut StreamRow, gop: &Gop) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_answer_fits_into_a_message() {
+        let row = |bytes: usize| StreamRow { stream: "s".repeat(bytes), ..StreamRow::default() };
+        let mut few = vec![row(400); 1000];
+        cut(&mut few);
+        assert_eq!(few.len(), 1000);
+        let mut short = vec![row(1); STREAMS_MAX + 1];
+        cut(&mut short);
+        assert_eq!(short.len(), STREAMS_MAX);
+        let mut long = vec![row(4000); 5000];
+        cut(&mut long);
+        let bytes: usize = long.iter().map(prost::Message::encoded_len).sum();
+        assert!((BYTES_MAX - 40_000..BYTES_MAX).contains(&bytes), "{bytes}");
+    }
 
     #[test]
     fn ids_are_of_all_parts() {

@@ -79,7 +79,8 @@ pub fn parse_head(input: &[u8]) -> Result<Option<Head>, Error> {
         field.and_then(|f| str::from_utf8(f.value).ok()).unwrap_or_default().trim().to_owned()
     };
     let forwarded = request.headers.iter().filter(|f| f.name.eq_ignore_ascii_case("x-forwarded-for"));
-    let forwarded = forwarded.filter_map(|f| str::from_utf8(f.value).ok());
+    // What is no text in it says nothing, but what a proxy wrote behind that does.
+    let forwarded = forwarded.map(|f| String::from_utf8_lossy(f.value));
     Ok(Some(Head {
         method: request.method.unwrap_or_default().to_owned(),
         path: path.to_owned(),
@@ -112,6 +113,8 @@ mod tests {
         let proxied =
             parse_head(b"GET / HTTP/1.1\r\nX-Forwarded-For: a, b\r\nx-forwarded-for: c\r\n\r\n").unwrap().unwrap();
         assert_eq!(proxied.forwarded_for, "a, b,c");
+        let proxied = parse_head(b"GET / HTTP/1.1\r\nX-Forwarded-For: \xff, 192.0.2.9\r\n\r\n").unwrap().unwrap();
+        assert!(proxied.forwarded_for.ends_with(", 192.0.2.9"), "a proxy's word is not lost by what a client wrote");
         let old = parse_head(b"GET http://v.example/live/a.flv HTTP/1.0\r\n\r\n").unwrap().unwrap();
         assert_eq!((old.host.as_str(), old.path.as_str(), old.minor), ("v.example", "/live/a.flv", 0));
     }

@@ -119,7 +119,10 @@ pub(super) fn answer(cx: &Context) -> Response<Body> {
         let _ = &listener;
         Ok(Frame::data(bytes))
     });
-    let frames: Told = Box::pin(frames);
+    // Who listens goes to the next worker by itself (WHATWG HTML 9.2.3), and keeps none from leaving.
+    let hub = cx.hub.clone();
+    let frames: Told =
+        Box::pin(futures_util::StreamExt::take_until(frames, Box::pin(async move { hub.going().await })));
     let mut response = Response::new(Either::Right(StreamBody::new(frames)));
     let fields = response.headers_mut();
     fields.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

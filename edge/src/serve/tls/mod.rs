@@ -40,13 +40,18 @@ pub(crate) enum Inside {
 
 /// The certificates of this worker.
 #[derive(Debug, Default)]
-pub(crate) struct Certificates(RefCell<Option<SitesTls>>);
+pub(crate) struct Certificates {
+    tls: RefCell<Option<SitesTls>>,
+    /// What the configuration names.
+    files: RefCell<Vec<Certificate>>,
+}
 
 impl Certificates {
     /// Reads what the configuration names. What cannot be read leaves what there was: connections are worth more than the
     /// news.
     pub(crate) fn configure(&self, files: &[Certificate]) {
-        let tls = &mut *self.0.borrow_mut();
+        self.files.replace(files.to_vec());
+        let tls = &mut *self.tls.borrow_mut();
         let read = match tls {
             _ if files.is_empty() => {
                 *tls = None;
@@ -60,17 +65,25 @@ impl Certificates {
         }
     }
 
-    /// Reads files again that were written since.
+    /// Reads files again that were written since, and those that could not be read at all: a certificate whose key is not
+    /// there yet, as when both are being replaced.
     pub(crate) fn renew(&self) {
-        match self.0.borrow_mut().as_mut().map(SitesTls::renew_changed) {
-            Some(Ok(true)) => info!("certificates of edge.tls were read again"),
-            Some(Err(error)) => warn!(%error, "edge.tls: the certificates from before are used on"),
-            Some(Ok(false)) | None => {}
+        let tls = &mut *self.tls.borrow_mut();
+        let files = self.files.borrow();
+        let renewed = match tls {
+            Some(tls) => tls.renew_changed(),
+            None if files.is_empty() => Ok(false),
+            None => SitesTls::load(&files).map(|loaded| *tls = Some(loaded)).map(|()| true),
+        };
+        match renewed {
+            Ok(true) => info!("certificates of edge.tls were read again"),
+            Err(error) => warn!(%error, "edge.tls: the certificates from before are used on"),
+            Ok(false) => {}
         }
     }
 
     fn of(&self, inside: Inside) -> Option<Rc<ServerConfigOf>> {
-        let tls = self.0.borrow();
+        let tls = self.tls.borrow();
         let tls = tls.as_ref()?;
         Some(Rc::new(ServerConfigOf(if inside == Inside::Http { tls.http() } else { tls.plain() })))
     }
@@ -97,7 +110,7 @@ pub(crate) async fn serve(cx: Context, client: Client, inside: Inside, refused: 
         Err(_) => return debug!(client = %id, %peer, "TLS handshake took too long"),
     };
     if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-        return h2::serve(cx, stream, peer, refused).await;
+        return h2::serve(cx, stream, peer).await;
     }
     let Ok((mut ours, client)) = inner(peer, id) else { return };
     let carry = async move {

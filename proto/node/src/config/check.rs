@@ -167,7 +167,8 @@ impl Check<'_> {
         self.range(&["overload", "enter"], overload.enter, hold.clone());
         self.range(&["overload", "leave"], overload.leave, hold);
         self.range(&["overload", "loss_log"], overload.loss_log, seconds(0..=3600));
-        for (key, peer) in [("rtmp", &overload.redirect.rtmp), ("http", &overload.redirect.http)] {
+        let redirect = &overload.redirect;
+        for (key, peer) in [("rtmp", &redirect.rtmp), ("http", &redirect.http), ("https", &redirect.https)] {
             // The port may be left out.
             let named = host_port(peer).is_some() || host_port(&format!("{peer}:1")).is_some();
             if !peer.is_empty() && !named {

@@ -165,4 +165,6 @@ pub struct Redirect {
     pub rtmp: String,
     /// For HTTP clients.
     pub http: String,
+    /// For those that came over TLS.
+    pub https: String,
 }

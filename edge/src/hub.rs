@@ -9,6 +9,7 @@ use tokio::task::spawn_local;
 use weir_media::{GopLimits, StreamName};
 use weir_node::config::Config;
 
+use crate::bygone::Bygone;
 use crate::clients::Clients;
 use crate::directory::Directory;
 use crate::fanout::Rounds;
@@ -27,6 +28,7 @@ pub(crate) struct Hub {
     directory: Directory,
     links: Vec<Rc<Link>>,
     streams: RefCell<FxHashMap<StreamName, Rc<Stream>>>,
+    bygone: Bygone,
     publications: RefCell<Vec<Weak<Publication>>>,
     rounds: Rc<Rounds>,
     log_memory: Cell<usize>,
@@ -64,6 +66,7 @@ impl Hub {
             config: RefCell::new(config),
             directory,
             streams: RefCell::default(),
+            bygone: Bygone::default(),
             publications: RefCell::default(),
             rounds,
             log_memory: Cell::new(0),
@@ -137,7 +140,8 @@ impl Hub {
             return Some(stream.clone());
         }
         let play = self.config().vhost(&name.vhost)?.1.play.clone();
-        let stream = Stream::new(self, name.clone(), self.link_for(name)?.clone(), play);
+        let link = self.link_for(name)?.clone();
+        let stream = Stream::new(self, name.clone(), link, play, self.bygone.take(name));
         self.streams.borrow_mut().insert(name.clone(), stream.clone());
         stream.start();
         Some(stream)
@@ -151,6 +155,7 @@ impl Hub {
     pub(crate) fn forget(&self, stream: &Rc<Stream>) {
         let held = self.streams.borrow_mut().remove(stream.name());
         if held.is_some() {
+            self.bygone.put(stream.name(), stream.sent());
             self.log_memory_shrank(stream.close());
         }
     }
@@ -162,6 +167,11 @@ impl Hub {
     /// Looks at each stream.
     pub(crate) fn each_stream(&self, mut look: impl FnMut(&Stream)) {
         self.streams.borrow().values().for_each(|stream| look(stream));
+    }
+
+    /// Streams that were pulled here.
+    pub(crate) fn bygone(&self) -> &Bygone {
+        &self.bygone
     }
 
     /// Looks at each publication.

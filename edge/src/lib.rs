@@ -4,6 +4,7 @@
 //! away; the `relay` brings frames to `stream`, whose `fanout` writes them to players.
 
 mod admission;
+mod bygone;
 mod clients;
 mod control;
 mod directory;

@@ -19,6 +19,7 @@ pub(crate) fn streams(hub: &Hub, noted: Duration) -> Vec<StreamRow> {
         publication.describe(row, noted);
     });
     hub.each_stream(|stream| stream.describe(rows.entry(stream.name().clone()).or_default(), noted));
+    hub.bygone().each(|name, sent| rows.entry(name.clone()).or_default().sent += sent);
     rows.into_iter().map(|(name, row)| named(&name, row)).collect()
 }
 

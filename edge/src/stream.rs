@@ -64,7 +64,8 @@ impl Stream {
     /// How many formats there are; see [`Stream::place`].
     pub(crate) const FORMATS: usize = 3;
 
-    pub(crate) fn new(hub: &Rc<Hub>, name: StreamName, link: Rc<Link>, play: Play) -> Rc<Self> {
+    /// `sent`: bytes that went to its players when it was pulled here before.
+    pub(crate) fn new(hub: &Rc<Hub>, name: StreamName, link: Rc<Link>, play: Play, sent: u64) -> Rc<Self> {
         let config = hub.config();
         let grace = config.vhost(&name.vhost).map_or(Duration::ZERO, |(_, v)| v.publish.grace);
         let recovery = grace + Duration::from_secs(2);
@@ -81,8 +82,8 @@ impl Stream {
             walking: false,
             arrived: None,
             traffic: None,
-            sent: 0,
-            lately: Lately::default(),
+            sent,
+            lately: Lately::starting_at(sent),
             since: Instant::now(),
         };
         Rc::new(Self {
@@ -349,6 +350,11 @@ impl Stream {
     /// Its players, of all formats.
     pub(crate) fn players(&self) -> u64 {
         self.inner.borrow().fans.iter().flatten().map(|fan| fan.len() as u64).sum()
+    }
+
+    /// Bytes to its players so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.inner.borrow().sent
     }
 
     /// Notes how many bytes went to its players so far.

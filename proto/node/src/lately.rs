@@ -12,11 +12,18 @@ const NOTES: usize = 3;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lately {
     notes: [u64; NOTES],
+    /// How far the counter was at first.
+    start: u64,
     /// How many were noted, counted on.
     noted: u32,
 }
 
 impl Lately {
+    /// Of a counter that does not begin at 0.
+    pub fn starting_at(start: u64) -> Self {
+        Self { start, ..Self::default() }
+    }
+
     /// Notes how far the counter is; to be called every [`NOTE_EVERY`].
     pub fn note(&mut self, bytes: u64) {
         if let Some(place) = self.notes.get_mut(self.noted as usize % NOTES) {
@@ -32,7 +39,7 @@ impl Lately {
         let oldest = self.notes.get((self.noted as usize).wrapping_sub(kept) % NOTES).copied().unwrap_or(0);
         let (first, time) = match u32::try_from(kept).unwrap_or(0) {
             // The first note may be of this moment.
-            0 | 1 => (0, life),
+            0 | 1 => (self.start, life),
             kept => (oldest, noted + NOTE_EVERY * (kept - 1)),
         };
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
@@ -68,6 +75,14 @@ impl Notes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_before_is_not_of_late() {
+        let mut lately = Lately::starting_at(1_000_000);
+        assert_eq!(lately.bps(1_001_000, Duration::ZERO, Duration::from_secs(1)), 8000);
+        lately.note(1_002_000);
+        assert_eq!(lately.bps(1_002_000, Duration::ZERO, Duration::from_secs(2)), 8000);
+    }
 
     /// What is said of a counter that grows by 1000 bytes a second from its first second on, in each.
     fn said(born: u64, until: u64) -> Vec<u64> {

@@ -120,6 +120,18 @@ impl<K: Ord> Merge<K> {
         }
     }
 
+    /// How far a counter of workers got in all of a role, those that are gone included. `own`: its own labels.
+    pub fn total(&self, family: &Family, role: &str, own: &[&str]) -> u64 {
+        let is_asked_for = |labels: &[String]| {
+            labels.first().is_some_and(|first| first == role)
+                && labels.get(2..).is_some_and(|rest| rest.iter().eq(own.iter()))
+        };
+        let lives = self.live.values().map(|worker| &worker.counted);
+        let counters = lives.chain([&self.past]).flat_map(|counted| &counted.counters);
+        let asked_for = counters.filter(|((name, labels), _)| *name == family.name && is_asked_for(labels));
+        asked_for.fold(0, |sum, (_, value)| sum.saturating_add(*value))
+    }
+
     /// Everything, with the `streams` busiest streams by themselves.
     pub fn page(&self, streams: usize) -> Page {
         let mut page = Page::default();

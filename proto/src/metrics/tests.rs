@@ -295,3 +295,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_total_is_of_one_role_and_of_all_times() {
+    let mut merge = Merge::default();
+    let report = |bytes_in| Report { bytes_in, ..Report::default() };
+    merge.report(1, "edge", 0, &report(10));
+    merge.ended(&1);
+    merge.report(2, "edge", 0, &report(5));
+    merge.report(3, "edge", 1, &report(2));
+    merge.report(4, "origin", 0, &report(100));
+    assert_eq!(merge.total(&families::RECEIVED_BYTES, "edge", &[]), 17);
+    assert_eq!(merge.total(&families::RECEIVED_BYTES, "edge", &["other"]), 0);
+    assert_eq!(merge.total(&families::SENT_BYTES, "edge", &[]), 0);
+}

@@ -15,6 +15,7 @@ impl Host {
             (false, false) => "starting",
         };
         let listeners = self.slots.listeners().iter();
+        let (bytes_in, bytes_out) = self.metrics.bytes();
         StatusReply {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -25,6 +26,8 @@ impl Host {
             listeners: listeners.map(|l| Listener { name: l.name.clone(), address: l.address.clone() }).collect(),
             upgrade: self.upgrade.clone(),
             load: Some(self.pressure.load()),
+            bytes_in,
+            bytes_out,
             workers: self.plan.slots().flat_map(|slot| self.rows(&slot)).collect(),
         }
     }

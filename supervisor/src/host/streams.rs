@@ -17,13 +17,16 @@ pub(super) struct Gathering {
     request: StreamsRequest,
     silent: BTreeSet<WorkerId>,
     rows: BTreeMap<(String, String, String), StreamRow>,
+    /// Bytes of workers that have nothing else of a stream any more.
+    bygone: BTreeMap<(String, String, String), u64>,
     partial: bool,
     answer: oneshot::Sender<StreamsReply>,
 }
 
 impl Gathering {
     pub(super) fn new(by: Time, request: StreamsRequest, answer: oneshot::Sender<StreamsReply>) -> Self {
-        Self { by, request, silent: BTreeSet::new(), rows: BTreeMap::new(), partial: false, answer }
+        let (silent, rows, bygone) = Default::default();
+        Self { by, request, silent, rows, bygone, partial: false, answer }
     }
 
     pub(super) fn waits_for(&mut self, worker: WorkerId) {
@@ -41,7 +44,14 @@ impl Gathering {
         }
         self.partial |= seen.total > seen.streams.len() as u64;
         for row in seen.streams {
-            let all = self.rows.entry((row.vhost.clone(), row.app.clone(), row.stream.clone())).or_default();
+            let name = (row.vhost.clone(), row.app.clone(), row.stream.clone());
+            if (StreamRow { sent: 0, vhost: String::new(), app: String::new(), stream: String::new(), ..row.clone() })
+                == StreamRow::default()
+            {
+                *self.bygone.entry(name).or_default() += row.sent;
+                continue;
+            }
+            let all = self.rows.entry(name).or_default();
             all.clients += row.clients;
             all.received += row.received;
             all.sent += row.sent;
@@ -68,7 +78,12 @@ impl Gathering {
     }
 
     /// Gives the answer.
-    pub(super) fn finish(self) {
+    pub(super) fn finish(mut self) {
+        for (name, sent) in &self.bygone {
+            if let Some(row) = self.rows.get_mut(name) {
+                row.sent += sent;
+            }
+        }
         let mut vhosts: BTreeMap<&str, VhostRow> = BTreeMap::new();
         for ((vhost, ..), row) in &self.rows {
             let all = vhosts.entry(vhost).or_default();
@@ -133,19 +148,22 @@ mod tests {
         all.add(workers[1], Seen { streams: vec![row("a", 2, None)], total: 1, ..Seen::default() });
         all.add(workers[1], Seen { streams: vec![row("a", 100, None)], total: 1, ..Seen::default() });
         assert!(!all.is_complete());
+        let past = |app: &str| StreamRow { sent: 7, ..row(app, 0, None) };
+        let origin = vec![past("a"), past("over")];
         let mut known = row("a", 0, None);
         known.video = Some(VideoFigures { width: 320, ..VideoFigures::default() });
-        all.add(workers[2], Seen { streams: vec![known], total: 2, ..Seen::default() });
+        let streams = [vec![known], origin].concat();
+        all.add(workers[2], Seen { streams, total: 4, ..Seen::default() });
         assert!(all.is_complete());
         all.finish();
         let reply = answered.try_recv().unwrap();
         assert_eq!((reply.total, reply.partial), (2, true), "the origin had one more");
         let a = &reply.streams[0];
-        assert_eq!((a.clients, a.sent, &*a.publisher_id), (5, 50, "edge.0.7.12"));
+        assert_eq!((a.clients, a.sent, &*a.publisher_id), (5, 57, "edge.0.7.12"), "what was sent by who left counts");
         assert_eq!(a.video.as_ref().map(|video| video.width), Some(320));
         assert_eq!(
             reply.vhosts[0],
-            VhostRow { vhost: "v".into(), streams: 2, clients: 6, sent: 60, ..VhostRow::default() }
+            VhostRow { vhost: "v".into(), streams: 2, clients: 6, sent: 67, ..VhostRow::default() }
         );
     }
 

@@ -56,6 +56,13 @@ impl Metrics {
         self.merge.ended(&worker);
     }
 
+    /// Bytes from and to clients, by TCP and by WebRTC, since this supervisor began.
+    pub fn bytes(&self) -> (u64, u64) {
+        let of_edges = |family| self.merge.total(family, "edge", &[]);
+        let of_rtc = |direction| self.merge.total(&families::RTC_BYTES, "origin", &[direction]);
+        (of_edges(&families::RECEIVED_BYTES) + of_rtc("in"), of_edges(&families::SENT_BYTES) + of_rtc("out"))
+    }
+
     /// A reload of the configuration was taken over, or refused.
     pub fn reloaded(&mut self, taken: bool) {
         let [ok, refused] = &mut self.reloads;

@@ -266,14 +266,13 @@ async fn summaries(cx: &Context) -> Result<Value, Failure> {
     let status = status(cx).await?;
     let (now, load) = (now_ms(), status.load.unwrap_or_default());
     let mut host = system::summary(load.cpu_percent.unwrap_or(0.0) / 100.0, &cx.host.disk());
-    let edges = || status.workers.iter().filter(|worker| worker.role == "edge");
-    let (received, sent): (u64, u64) = (edges().map(|w| w.bytes_in).sum(), edges().map(|w| w.bytes_out).sum());
-    let clients: u64 = edges().map(|worker| worker.connections).sum();
+    let edges = status.workers.iter().filter(|worker| worker.role == "edge");
+    let clients: u64 = edges.map(|worker| worker.connections).sum();
     for (name, value) in [
         ("net_sample_time", now),
         ("srs_sample_time", now),
-        ("srs_recv_bytes", received),
-        ("srs_send_bytes", sent),
+        ("srs_recv_bytes", status.bytes_in),
+        ("srs_send_bytes", status.bytes_out),
         ("conn_srs", clients),
     ] {
         host.insert(name.to_owned(), json!(value));

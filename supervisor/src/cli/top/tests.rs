@@ -38,8 +38,6 @@ fn worker(role: &str, slot: u32) -> WorkerStatus {
 
 fn status(workers: Vec<WorkerStatus>) -> StatusReply {
     StatusReply {
-        upgrade: String::new(),
-        load: None,
         version: "1.2.3".to_owned(),
         pid: 99,
         host: "00112233445566ff".to_owned(),
@@ -48,6 +46,7 @@ fn status(workers: Vec<WorkerStatus>) -> StatusReply {
         generation: 1,
         listeners: vec![Listener { name: "rtmp".to_owned(), address: "0.0.0.0:1935".to_owned() }],
         workers,
+        ..StatusReply::default()
     }
 }
 

@@ -73,6 +73,7 @@ fn everything_is_there_over_tls() {
         let versions = ask("/api/v1/versions", &[]);
         assert!(versions.contains("\"version\"") && versions.ends_with(&format!(" {told} 200")), "{versions}");
         assert!(ask("/", &[]).contains("<!doctype html>"));
+        assert!(ask("/httpx/v1/versions", &[]).contains("\"version\""));
         assert!(ask("/nothing", &[]).ends_with("404"));
         let offer =
             ask("/rtc/v1/whip/?app=live&stream=a", &["--data", "nonsense", "-H", "Content-Type: application/sdp"]);

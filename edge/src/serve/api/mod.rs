@@ -65,6 +65,8 @@ pub(super) async fn answer(
         };
     }
     let known = match (service, path) {
+        // As the gateway of SRS's demos says which version it is.
+        (_, "/httpx/v1/versions") => v1::answer(cx, request, "/api/v1/versions").await,
         (Service::Api, "/healthz") => text(StatusCode::OK, "ok\n"),
         (Service::Api, "/metrics") if reads => metrics(cx).await,
         (Service::Api, "/metrics") => text(StatusCode::OK, ""),

@@ -32,6 +32,10 @@ fn make_certificate(dir: &Path, names: &[&str]) {
 
 impl Gateway {
     fn start(more: &str) -> Self {
+        Self::start_with(more, &[])
+    }
+
+    fn start_with(more: &str, env: &[(&str, &str)]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         make_certificate(dir.path(), &[]);
         make_certificate(dir.path(), &["b.example"]);
@@ -42,7 +46,7 @@ impl Gateway {
              - {{ cert: {at}/weir-dev.pem, key: {at}/weir-dev.key }}\n  \
              - {{ cert: {at}/b.example.pem, key: {at}/b.example.key }}\n{more}origin: {{ workers: 1 }}\n"
         );
-        Self { cluster: e2e::start(&yaml), https, rtmps, dir }
+        Self { cluster: e2e::start_with(&yaml, env), https, rtmps, dir }
     }
 
     /// Asks with curl, which trusts one certificate only.
@@ -221,6 +225,24 @@ fn websockets_of_other_programs_last_over_tls() {
         std::thread::sleep(Duration::from_millis(500));
     }
     assert_eq!(gateway.cluster.row("edge", 0).connections, 1);
+}
+
+/// A query may have a token, and pages of https load nothing without TLS.
+#[test]
+fn who_came_over_tls_is_sent_on_over_tls() {
+    // No host has less than one per cent of its memory in use.
+    let redirect = "redirect: { http: 'plain:80', https: 'safe:443' }";
+    let overload = format!("overload: {{ enabled: on, enter: 0s, memory: {{ warn: off, refuse: 1 }}, {redirect} }}\n");
+    let gateway = Gateway::start_with(&overload, &[("WEIR_OVERLOAD__ENABLED", "on")]);
+    let arguments = ["--output", "/dev/null", "--write-out", "%{http_code} %{redirect_url}"];
+    for version in ["--http2", "--http1.1"] {
+        let arguments = [&[version], &arguments[..]].concat();
+        let told = eventually("it is refused", SOON, || {
+            let told = text(&gateway.curl("localhost", "weir-dev.pem", "/players/?token=x", &arguments));
+            (!told.starts_with("200")).then_some(told)
+        });
+        assert_eq!(told.trim_end_matches('/'), "302 https://safe:443/players/?token=x&redirected=1");
+    }
 }
 
 /// Without a request there is no reason to keep a connection.

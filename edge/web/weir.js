@@ -291,7 +291,7 @@ function prefer(transceiver, name) {
 }
 
 /** Refusals of a room that another attempt does not change. */
-const FINAL = ['room_full', 'too_many_rooms', 'bad_name', 'bad_field', 'display_taken'];
+const FINAL = ['room_full', 'bad_name', 'bad_field', 'display_taken'];
 
 /** The close code for a connection in whose place the same client has another. */
 const REPLACED = 4000;

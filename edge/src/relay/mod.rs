@@ -66,6 +66,9 @@ pub(crate) struct Link {
     channels: RefCell<FxHashMap<u32, Target>>,
     /// The control plane of the same origin, as long as that is reached.
     control: RefCell<Option<ControlClient<Channel>>>,
+    /// How often it was lost.
+    losses: Cell<u64>,
+    lost: Notify,
 }
 
 impl Link {
@@ -81,6 +84,8 @@ impl Link {
             next_channel: Cell::new(1),
             channels: RefCell::default(),
             control: RefCell::default(),
+            losses: Cell::new(0),
+            lost: Notify::new(),
         })
     }
 
@@ -95,7 +100,20 @@ impl Link {
     }
 
     pub(crate) fn set_control(&self, control: Option<ControlClient<Channel>>) {
+        let reached = control.is_some();
         self.control.replace(control);
+        if !reached {
+            self.losses.set(self.losses.get() + 1);
+            self.lost.notify_waiters();
+        }
+    }
+
+    /// Returns when the control plane is lost. A call itself may hear nothing of it for a long time.
+    pub(crate) async fn unreached(&self) {
+        let before = self.losses.get();
+        while self.losses.get() == before {
+            self.lost.notified().await;
+        }
     }
 
     pub(crate) fn is_up(&self) -> bool {

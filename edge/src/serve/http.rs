@@ -192,7 +192,7 @@ async fn answer(cx: &Context, client: Client, by_trusted: bool, head: &Head, rea
                 Some(page) => page.map(Either::Left),
                 None if rtc::is_ours(request.uri().path()) => rtc::answer(&cx, request, peer).await.map(Either::Left),
                 None if signal::is_ours(request.uri().path()) => {
-                    let (response, upgraded) = signal::answer(&cx, request);
+                    let (response, upgraded) = signal::answer(&cx, request, peer.ip());
                     upgrade.set(upgraded.map(Upgraded::Signaling));
                     response.map(Either::Left)
                 }
@@ -214,7 +214,7 @@ async fn answer(cx: &Context, client: Client, by_trusted: bool, head: &Head, rea
         false => drop(timeout(ANSWER_WITHIN, connection).await),
     }
     match upgrade.take() {
-        Some(Upgraded::Signaling(upgrade)) => {
+        Some(Upgraded::Signaling((upgrade, _place))) => {
             if let Ok(io) = upgrade.await {
                 signal::serve(cx, io, (id, peer)).await;
             }
@@ -229,7 +229,7 @@ async fn answer(cx: &Context, client: Client, by_trusted: bool, head: &Head, rea
 
 /// A WebSocket.
 enum Upgraded {
-    Signaling(OnUpgrade),
+    Signaling((OnUpgrade, signal::Place)),
     Proxied(proxy::Tunnel),
 }
 

@@ -52,6 +52,7 @@ pub(crate) struct Context {
     pub(crate) certificates: Rc<tls::Certificates>,
     pub(crate) events: Rc<Events>,
     rooms: Rc<signal::Rooms>,
+    signalers: Rc<signal::Addresses>,
     next_client: Rc<Cell<u64>>,
 }
 
@@ -71,6 +72,7 @@ impl Context {
             certificates: Rc::default(),
             events: Rc::default(),
             rooms: Rc::default(),
+            signalers: Rc::default(),
             next_client: Rc::default(),
         })
     }

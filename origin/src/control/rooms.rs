@@ -2,14 +2,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::fmt;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use rustc_hash::FxHashMap;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_local;
-use tokio_stream::StreamExt;
-use tonic::{Status, Streaming};
+use tokio_stream::{Stream, StreamExt};
+use tonic::Status;
 use tracing::{info, warn};
 use weir_node::config::Config;
 use weir_proto::metrics::families;
@@ -21,8 +24,6 @@ use weir_proto::origin::{
 use weir_proto::supervisor::Snapshot;
 use weir_wire::signal::{self, Ask, Event, Limits, Notice, Output, Participant, Reply};
 
-use crate::incoming::Caller;
-
 /// What may wait for an edge that does not read. One that is further behind has lost its call, and its clients come anew.
 pub(super) const TOLD_MAX: usize = 1024;
 
@@ -31,6 +32,14 @@ const CALLS_MAX: usize = 64;
 
 type Sender = mpsc::Sender<Result<RoomTold, Status>>;
 
+/// The way back to an edge. Dropped, its call is over at both ends.
+#[derive(Debug)]
+pub(crate) struct Line {
+    told: Sender,
+    /// Whoever carries the call waits for its end.
+    _open: oneshot::Sender<Infallible>,
+}
+
 /// A member: which call its edge has, and its number there.
 type Member = (u64, u64);
 
@@ -38,26 +47,29 @@ type Member = (u64, u64);
 #[derive(Debug)]
 pub(crate) enum Call {
     /// It begins.
-    Begun(u64, Sender),
+    Begun(u64, Line),
     /// One of its clients asks for something.
     Asked(u64, RoomAsk),
     /// It is over.
     Over(u64),
 }
 
-/// Brings what a call carries to the hub's thread, until it ends.
-pub(super) async fn carry(rooms: mpsc::Sender<Call>, caller: Caller, mut asks: Streaming<RoomAsk>, sender: Sender) {
+/// Brings what a call carries to the hub's thread, until it ends: by the edge, or given up there.
+pub(super) async fn carry<A>(rooms: mpsc::Sender<Call>, caller: impl fmt::Display, mut asks: A, told: Sender)
+where
+    A: Stream<Item = Result<RoomAsk, Status>> + Unpin,
+{
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let call = NEXT.fetch_add(1, Ordering::Relaxed);
     info!(edge = %caller, call, "its clients' rooms are carried");
-    let gone = sender.clone();
-    if rooms.send(Call::Begun(call, sender)).await.is_err() {
+    let (open, mut given_up) = oneshot::channel();
+    if rooms.send(Call::Begun(call, Line { told, _open: open })).await.is_err() {
         return;
     }
     loop {
         let ask = tokio::select! {
             ask = asks.next() => ask,
-            () = gone.closed() => None,
+            _ = &mut given_up => None,
         };
         let Some(Ok(ask)) = ask else { break };
         if rooms.send(Call::Asked(call, ask)).await.is_err() {
@@ -72,7 +84,7 @@ pub(super) async fn carry(rooms: mpsc::Sender<Call>, caller: Caller, mut asks: S
 #[derive(Debug)]
 pub(crate) struct Rooms {
     machine: RefCell<signal::Rooms<Member>>,
-    calls: RefCell<FxHashMap<u64, Sender>>,
+    calls: RefCell<FxHashMap<u64, Line>>,
     /// Members of each call.
     members: RefCell<BTreeSet<Member>>,
     lost: Cell<bool>,
@@ -115,8 +127,8 @@ impl Rooms {
 
     fn handle(&self, call: Call) {
         match call {
-            Call::Begun(call, sender) => {
-                self.calls.borrow_mut().insert(call, sender);
+            Call::Begun(call, line) => {
+                self.calls.borrow_mut().insert(call, line);
             }
             Call::Asked(call, ask) => self.asked(call, ask),
             Call::Over(call) => self.over(call),
@@ -140,7 +152,7 @@ impl Rooms {
             }
         };
         let claims = (ask.room.as_deref(), ask.display.as_deref());
-        let handled = self.machine.borrow_mut().handle(member, claims, wanted);
+        let handled = self.machine.borrow_mut().handle(Instant::now(), member, claims, wanted);
         let mut reply = RoomReply { member: ask.member, ..RoomReply::default() };
         match handled {
             Ok(Reply::Joined(joined)) => {
@@ -215,8 +227,8 @@ impl Rooms {
 
     fn send(&self, call: u64, told: Told) {
         let mut calls = self.calls.borrow_mut();
-        let Some(sender) = calls.get(&call) else { return };
-        if let Err(error) = sender.try_send(Ok(RoomTold { told: Some(told) })) {
+        let Some(line) = calls.get(&call) else { return };
+        if let Err(error) = line.told.try_send(Ok(RoomTold { told: Some(told) })) {
             if matches!(error, mpsc::error::TrySendError::Full(_)) {
                 warn!(call, "an edge does not take what its clients are told; they have to come anew");
             }
@@ -242,6 +254,7 @@ fn participant(participant: &Participant) -> RoomParticipant {
 
 #[cfg(test)]
 mod tests {
+    use tokio_stream::wrappers::ReceiverStream;
     use weir_proto::origin::{RoomControl, RoomJoin};
 
     use super::*;
@@ -271,7 +284,8 @@ mod tests {
             let mut edges: Vec<_> = (0..3)
                 .map(|call| {
                     let (sender, receiver) = mpsc::channel(if call == 1 { 8 } else { 64 });
-                    rooms.handle(Call::Begun(call, sender));
+                    let (open, _) = oneshot::channel();
+                    rooms.handle(Call::Begun(call, Line { told: sender, _open: open }));
                     receiver
                 })
                 .collect();
@@ -303,6 +317,26 @@ mod tests {
             rooms.handle(Call::Over(0));
             assert_eq!(rooms.machine.borrow().count(), (1, 1));
             rooms.handle(Call::Over(2));
+            assert_eq!(rooms.machine.borrow().count(), (0, 0));
+        });
+    }
+
+    #[test]
+    fn a_call_that_is_given_up_ends_for_its_edge_too() {
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build_local(Default::default()).unwrap();
+        runtime.block_on(async {
+            let (rooms, calls) = Rooms::start(&Config::default());
+            let (told, mut hears) = mpsc::channel(1);
+            let (asks, asked) = mpsc::channel(8);
+            let carried = spawn_local(carry(calls, "edge/0", ReceiverStream::new(asked), told));
+            // Its edge reads none of the answers.
+            for member in [1, 2] {
+                let join = RoomJoin { room: "live".to_owned(), display: member.to_string(), key: String::new() };
+                asks.send(Ok(RoomAsk { member, ask: Some(Asked::Join(join)), ..RoomAsk::default() })).await.unwrap();
+            }
+            tokio::time::timeout(std::time::Duration::from_secs(5), carried).await.unwrap().unwrap();
+            assert!(hears.recv().await.is_some() && hears.recv().await.is_none(), "it is told that it is over");
             assert_eq!(rooms.machine.borrow().count(), (0, 0));
         });
     }

@@ -1,10 +1,13 @@
 //! Signaling: `/sig/v1/rtc` speaks WebSocket (RFC 6455), `/sig/v1/versions` says which signaling it is. The rooms
 //! themselves are at the origins; see [`rooms`].
 
+mod addresses;
 mod outbox;
 mod rooms;
 mod socket;
 mod stats;
+
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -18,6 +21,8 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Context;
+use crate::stats::Refused;
+pub(super) use addresses::{Addresses, Place};
 pub(super) use rooms::Rooms;
 pub(super) use socket::serve;
 pub(crate) use stats::Signaled;
@@ -36,8 +41,8 @@ pub(super) fn is_ours(path: &str) -> bool {
     path.starts_with("/sig/v1/")
 }
 
-/// Answers one request. With a connection it goes on by [`serve`] after the answer.
-pub(super) fn answer(cx: &Context, request: Request<Incoming>) -> (Answer, Option<OnUpgrade>) {
+/// Answers one request of `ip`. With a connection it goes on by [`serve`] after the answer.
+pub(super) fn answer(cx: &Context, request: Request<Incoming>, ip: IpAddr) -> (Answer, Option<(OnUpgrade, Place)>) {
     let config = cx.hub.config();
     let path = request.uri().path();
     let refused = match path.strip_suffix('/').unwrap_or(path) {
@@ -49,7 +54,13 @@ pub(super) fn answer(cx: &Context, request: Request<Incoming>) -> (Answer, Optio
         "/sig/v1/rtc" => match accept_key(&request) {
             Ok(_) if !config.edge.signal.cross_origin && !same_site(request.headers()) => StatusCode::FORBIDDEN,
             Ok(_) if cx.hub.draining() => StatusCode::SERVICE_UNAVAILABLE,
-            Ok(key) => return (switching(&key), Some(hyper::upgrade::on(request))),
+            Ok(key) => match cx.signalers.take(ip, config.edge.signal.connections_per_ip) {
+                Some(place) => return (switching(&key), Some((hyper::upgrade::on(request), place))),
+                None => {
+                    cx.hub.stats().refuse(Refused::Limit);
+                    StatusCode::TOO_MANY_REQUESTS
+                }
+            },
             Err(refusal) => return (*refusal, None),
         },
         _ => StatusCode::NOT_FOUND,
@@ -57,6 +68,7 @@ pub(super) fn answer(cx: &Context, request: Request<Incoming>) -> (Answer, Optio
     let why = match refused {
         StatusCode::FORBIDDEN => "pages of other sites may not connect here\n",
         StatusCode::SERVICE_UNAVAILABLE => "this server goes\n",
+        StatusCode::TOO_MANY_REQUESTS => "too many connections of your address\n",
         _ => "there is nothing here\n",
     };
     (text(refused, why), None)

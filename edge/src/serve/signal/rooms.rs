@@ -102,7 +102,7 @@ impl Rooms {
         Some(seat)
     }
 
-    fn call(self: &Rc<Self>, link: &Link, stats: &Rc<Stats>) -> Option<Rc<Call>> {
+    fn call(self: &Rc<Self>, link: &Rc<Link>, stats: &Rc<Stats>) -> Option<Rc<Call>> {
         let index = link.index();
         if let Some(call) = self.calls.borrow().get(&index) {
             return Some(call.clone());
@@ -111,13 +111,19 @@ impl Rooms {
         let (asks, receiver) = mpsc::channel(ASKS_MAX);
         let call = Rc::new(Call { asks, clients: RefCell::default() });
         self.calls.borrow_mut().insert(index, call.clone());
-        let (this, stats, mine) = (self.clone(), stats.clone(), call.clone());
+        let (this, link, stats, mine) = (self.clone(), link.clone(), stats.clone(), call.clone());
         spawn_local(async move {
-            let begun = timeout(CALL_WITHIN, control.rooms(ReceiverStream::new(receiver))).await;
-            let over = match begun {
-                Ok(Ok(told)) => mine.hear(told.into_inner(), &stats).await,
-                Ok(Err(status)) => status,
-                Err(_) => Status::deadline_exceeded("the origin did not answer in time"),
+            let carried = async {
+                let begun = timeout(CALL_WITHIN, control.rooms(ReceiverStream::new(receiver))).await;
+                match begun {
+                    Ok(Ok(told)) => mine.hear(told.into_inner(), &stats).await,
+                    Ok(Err(status)) => status,
+                    Err(_) => Status::deadline_exceeded("the origin did not answer in time"),
+                }
+            };
+            let over = tokio::select! {
+                over = carried => over,
+                () = link.unreached() => Status::unavailable("the origin is not reached"),
             };
             info!(origin = index, reason = over.message(), "the rooms of an origin are lost");
             this.calls.borrow_mut().remove(&index);
@@ -235,10 +241,10 @@ impl Call {
             data: told.data,
         };
         let clients = self.clients.borrow();
-        for (number, display) in &notice.to {
+        for (number, text) in notice.texts() {
             let Some(client) = clients.get(number) else { continue };
             add(&stats.signal.sent, 1);
-            client.outbox.push(notice.text(display));
+            client.outbox.push(text);
         }
     }
 }

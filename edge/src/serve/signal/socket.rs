@@ -196,6 +196,12 @@ impl Talk<'_> {
                 self.seat = Some(seat.ok_or(Refusal::Unavailable)?);
                 return Ok(());
             }
+            // Scripts do not see the pings of WebSocket.
+            Ask::Ping => {
+                add(&self.cx.hub.stats().signal.sent, 1);
+                self.outbox.push(Reply::Done.text(&pending.tid));
+                return Ok(());
+            }
             Ask::Publish => Asked::Publish(RoomPublish {}),
             Ask::Control { call, data } => Asked::Control(RoomControl { call, data }),
         };

@@ -231,11 +231,20 @@ pub struct Signal {
     /// How often a client is asked for a sign of life; one that gave none since the last time is closed.
     #[serde(with = "scalar")]
     pub ping: Duration,
+    /// Connections of one address to one worker; 0: any number.
+    #[serde(with = "scalar")]
+    pub connections_per_ip: u32,
 }
 
 impl Default for Signal {
     fn default() -> Self {
-        Self { enabled: true, listen: Listen::port(1989), cross_origin: true, ping: Duration::from_secs(15) }
+        Self {
+            enabled: true,
+            listen: Listen::port(1989),
+            cross_origin: true,
+            ping: Duration::from_secs(15),
+            connections_per_ip: 500,
+        }
     }
 }
 

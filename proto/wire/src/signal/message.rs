@@ -17,6 +17,8 @@ pub enum Ask {
         /// With the same key the same name is the same client, come back by another connection; empty: none. Not SRS's.
         key: String,
     },
+    /// To know whether anybody is there. Not SRS's.
+    Ping,
     /// To tell the others that it publishes.
     Publish,
     /// To tell the others something.
@@ -82,6 +84,7 @@ pub fn parse(text: &str) -> Result<Request, Malformed> {
                 (Some(room), Some(display)) => Ok(Ask::Join { room, display, key }),
                 _ => Err(Refusal::BadField),
             },
+            "ping" => Ok(Ask::Ping),
             "publish" => Ok(Ask::Publish),
             "control" => Ok(Ask::Control { call, data }),
             _ => Err(Refusal::UnknownAction),
@@ -128,8 +131,6 @@ struct WrittenNotice<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     data: &'a str,
     room: &'a str,
-    #[serde(rename = "self")]
-    me: Option<&'a Participant>,
     peer: &'a Participant,
     participants: &'a [Participant],
 }
@@ -146,18 +147,23 @@ impl Joined {
 }
 
 impl<M> Notice<M> {
-    /// The message for who is in the room as `display`.
-    pub fn text(&self, display: &str) -> String {
+    /// The messages, one for each who is told. All but what is its own is written once: rooms are large, and notices many.
+    pub fn texts(&self) -> impl Iterator<Item = (&M, String)> {
         let msg = WrittenNotice {
             action: "notify",
             event: self.event,
             param: &self.param,
             data: &self.data,
             room: &self.room,
-            me: self.participants.iter().find(|participant| *participant.display == *display),
             peer: &self.peer,
             participants: &self.participants,
         };
-        written(&Written { tid: None, msg })
+        let mut all = written(&Written { tid: None, msg });
+        // The braces of the notice and of the message around it stand behind each one's own part.
+        all.truncate(all.len().saturating_sub("}}".len()));
+        self.to.iter().map(move |(member, display)| {
+            let me = self.participants.iter().find(|participant| participant.display == *display);
+            (member, format!("{all},\"self\":{}}}}}", written(&me)))
+        })
     }
 }

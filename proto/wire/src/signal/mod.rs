@@ -129,8 +129,11 @@ pub enum Refusal {
         "a name has 1 to {NAME_MAX} bytes and no slash, backslash, question mark, hash, per cent or control character"
     )]
     BadName,
+    /// More is told in the room than it may be; see [`Rooms::handle`].
+    #[error("too much is told in this room; wait a little")]
+    TooFast,
     /// No such action.
-    #[error("there is no such action; there are join, publish and control")]
+    #[error("there is no such action; there are join, publish, control and ping")]
     UnknownAction,
     /// A field is missing, too long, or of another type.
     #[error("a field is missing, too long, or not a string")]
@@ -142,13 +145,14 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them, by their codes.
-    pub const ALL: [(Self, &'static str); 10] = [
+    pub const ALL: [(Self, &'static str); 11] = [
         (Self::DisplayTaken, "display_taken"),
         (Self::AlreadyJoined, "already_joined"),
         (Self::NotJoined, "not_joined"),
         (Self::NotYours, "not_yours"),
         (Self::RoomFull, "room_full"),
         (Self::TooManyRooms, "too_many_rooms"),
+        (Self::TooFast, "too_fast"),
         (Self::BadName, "bad_name"),
         (Self::UnknownAction, "unknown_action"),
         (Self::BadField, "bad_field"),

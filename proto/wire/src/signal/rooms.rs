@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::Hash;
+use std::time::Instant;
 
 use rustc_hash::FxHashMap;
 
@@ -16,17 +17,44 @@ pub struct Limits {
     pub members: usize,
 }
 
+/// Messages a second that the members of a room may be sent by what they tell each other, and how many at once. One of
+/// fifty costs as many as it has readers.
+const PACE: f64 = 1000.0;
+const BURST: f64 = 5000.0;
+
 /// See the module. `M` names members, whichever edge they came to.
 #[derive(Debug)]
 pub struct Rooms<M> {
     limits: Limits,
-    rooms: FxHashMap<Box<str>, Vec<Seat<M>>>,
+    rooms: FxHashMap<Box<str>, Room<M>>,
     /// Which room a member is in.
     members: FxHashMap<M, Box<str>>,
     outputs: VecDeque<Output<M>>,
 }
 
-/// A member's place in a room; rooms keep them in the order in which they came.
+/// Who is there, in the order in which they came, and how much they may still tell each other.
+#[derive(Debug)]
+struct Room<M> {
+    seats: Vec<Seat<M>>,
+    left: f64,
+    at: Instant,
+}
+
+impl<M> Room<M> {
+    /// Something is told to all but one. False: it is too much.
+    fn tells(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        (self.left, self.at) = ((self.left + passed * PACE).min(BURST), now);
+        let readers = self.seats.len().saturating_sub(1) as f64;
+        let fits = readers <= self.left;
+        if fits {
+            self.left -= readers;
+        }
+        fits
+    }
+}
+
+/// A member's place in a room.
 #[derive(Debug)]
 struct Seat<M> {
     member: M,
@@ -55,20 +83,29 @@ impl<M: Copy + Eq + Hash> Rooms<M> {
     }
 
     /// What a member asks for. `claims` is the room and the name that it says it has; what it leaves out is not looked at.
+    /// What members tell each other is bounded by the messages that it makes.
     ///
     /// # Errors
     /// It is not done, and nothing has changed.
-    pub fn handle(&mut self, member: M, claims: (Option<&str>, Option<&str>), ask: Ask) -> Result<Reply, Refusal> {
+    pub fn handle(
+        &mut self,
+        now: Instant,
+        member: M,
+        claims: (Option<&str>, Option<&str>),
+        ask: Ask,
+    ) -> Result<Reply, Refusal> {
         match ask {
-            Ask::Join { room, display, key } => self.join(member, &room, &display, &key).map(Reply::Joined),
+            Ask::Join { room, display, key } => self.join(now, member, &room, &display, &key).map(Reply::Joined),
+            Ask::Ping => Ok(Reply::Done),
             Ask::Publish => {
+                self.may_tell(now, member, claims)?;
                 let seat = self.seat(member, claims)?;
                 seat.participant.publishing = true;
                 self.tell(member, Event::Publish, String::new(), String::new());
                 Ok(Reply::Done)
             }
             Ask::Control { call, data } => {
-                self.seat(member, claims)?;
+                self.may_tell(now, member, claims)?;
                 self.tell(member, Event::Control, call, data);
                 Ok(Reply::Done)
             }
@@ -79,14 +116,15 @@ impl<M: Copy + Eq + Hash> Rooms<M> {
     pub fn leave(&mut self, member: M) {
         let Some(name) = self.members.remove(&member) else { return };
         let Some(room) = self.rooms.get_mut(&name) else { return };
-        let Some(place) = room.iter().position(|seat| seat.member == member) else { return };
-        let gone = room.remove(place);
-        if room.is_empty() {
+        let seats = &mut room.seats;
+        let Some(place) = seats.iter().position(|seat| seat.member == member) else { return };
+        let gone = seats.remove(place);
+        if seats.is_empty() {
             self.rooms.remove(&name);
             return;
         }
-        let to = room.iter().map(|seat| (seat.member, seat.participant.display.clone())).collect();
-        let participants = participants(room);
+        let to = seats.iter().map(|seat| (seat.member, seat.participant.display.clone())).collect();
+        let participants = participants(seats);
         self.outputs.push_back(Output::Notice(Notice {
             to,
             event: Event::Leave,
@@ -103,7 +141,7 @@ impl<M: Copy + Eq + Hash> Rooms<M> {
         self.outputs.pop_front()
     }
 
-    fn join(&mut self, member: M, name: &str, display: &str, key: &str) -> Result<Joined, Refusal> {
+    fn join(&mut self, now: Instant, member: M, name: &str, display: &str, key: &str) -> Result<Joined, Refusal> {
         if self.members.contains_key(&member) {
             return Err(Refusal::AlreadyJoined);
         }
@@ -113,42 +151,50 @@ impl<M: Copy + Eq + Hash> Rooms<M> {
             if self.rooms.len() >= self.limits.rooms || self.limits.members == 0 {
                 return Err(Refusal::TooManyRooms);
             }
-            self.rooms.insert(name.into(), Vec::new());
-            return Ok(self.seated(member, name, display, key));
+            self.rooms.insert(name.into(), Room { seats: Vec::new(), left: BURST, at: now });
+            return self.seated(member, name, display, key);
         };
-        if let Some(seat) = room.iter_mut().find(|seat| *seat.participant.display == *display) {
+        if let Some(seat) = room.seats.iter_mut().find(|seat| *seat.participant.display == *display) {
             if key.is_empty() || *seat.key != *key {
                 return Err(Refusal::DisplayTaken);
             }
             // The same client by another connection, as after a change of networks: for the others nothing happened.
             let before = std::mem::replace(&mut seat.member, member);
             let me = seat.participant.clone();
-            let participants = participants(room);
+            let participants = participants(&room.seats);
             self.members.remove(&before);
             self.members.insert(member, name.into());
             self.outputs.push_back(Output::Replaced(before));
             return Ok(Joined { room: name.into(), me, participants });
         }
-        if room.len() >= self.limits.members {
+        if room.seats.len() >= self.limits.members {
             return Err(Refusal::RoomFull);
         }
-        Ok(self.seated(member, name, display, key))
+        self.seated(member, name, display, key)
     }
 
-    fn seated(&mut self, member: M, name: &str, display: &str, key: &str) -> Joined {
+    fn seated(&mut self, member: M, name: &str, display: &str, key: &str) -> Result<Joined, Refusal> {
         let me = Participant { display: display.into(), publishing: false };
-        let room = self.rooms.entry(name.into()).or_default();
-        room.push(Seat { member, participant: me.clone(), key: key.into() });
-        let participants = participants(room);
+        let room = self.rooms.get_mut(name).ok_or(Refusal::Unavailable)?;
+        room.seats.push(Seat { member, participant: me.clone(), key: key.into() });
+        let participants = participants(&room.seats);
         self.members.insert(member, name.into());
         self.tell(member, Event::Join, String::new(), String::new());
-        Joined { room: name.into(), me, participants }
+        Ok(Joined { room: name.into(), me, participants })
+    }
+
+    /// Whether a member is who it says it is, and its room may be told more.
+    fn may_tell(&mut self, now: Instant, member: M, claims: (Option<&str>, Option<&str>)) -> Result<(), Refusal> {
+        self.seat(member, claims)?;
+        let name = self.members.get(&member).ok_or(Refusal::NotJoined)?;
+        let room = self.rooms.get_mut(name).ok_or(Refusal::NotJoined)?;
+        if room.tells(now) { Ok(()) } else { Err(Refusal::TooFast) }
     }
 
     fn seat(&mut self, member: M, claims: (Option<&str>, Option<&str>)) -> Result<&mut Seat<M>, Refusal> {
         let name = self.members.get(&member).ok_or(Refusal::NotJoined)?;
         let room = self.rooms.get_mut(name).ok_or(Refusal::NotJoined)?;
-        let seat = room.iter_mut().find(|seat| seat.member == member).ok_or(Refusal::NotJoined)?;
+        let seat = room.seats.iter_mut().find(|seat| seat.member == member).ok_or(Refusal::NotJoined)?;
         let (room, display) = claims;
         let is = |claim: Option<&str>, own: &str| claim.is_none_or(|claim| claim == own);
         if is(room, name) && is(display, &seat.participant.display) { Ok(seat) } else { Err(Refusal::NotYours) }
@@ -157,7 +203,7 @@ impl<M: Copy + Eq + Hash> Rooms<M> {
     /// Tells the others in a member's room of it.
     fn tell(&mut self, member: M, event: Event, param: String, data: String) {
         let Some(name) = self.members.get(&member) else { return };
-        let Some(room) = self.rooms.get(name) else { return };
+        let Some(Room { seats: room, .. }) = self.rooms.get(name) else { return };
         let Some(seat) = room.iter().find(|seat| seat.member == member) else { return };
         let others = room.iter().filter(|seat| seat.member != member);
         let to: Vec<_> = others.map(|seat| (seat.member, seat.participant.display.clone())).collect();

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -6,6 +7,11 @@ use serde_json::{Value, json};
 use super::*;
 
 const LIMITS: Limits = Limits { rooms: 3, members: 4 };
+
+#[expect(clippy::disallowed_methods, reason = "a test starts its own clock")]
+fn now() -> Instant {
+    Instant::now()
+}
 
 fn join(room: &str, display: &str) -> Ask {
     Ask::Join { room: room.into(), display: display.into(), key: String::new() }
@@ -16,7 +22,7 @@ fn back(room: &str, display: &str, key: &str) -> Ask {
 }
 
 fn ask(rooms: &mut Rooms<u32>, member: u32, ask: Ask) -> Result<Reply, Refusal> {
-    rooms.handle(member, (None, None), ask)
+    rooms.handle(now(), member, (None, None), ask)
 }
 
 fn parsed(text: &str) -> Value {
@@ -29,7 +35,7 @@ fn told(rooms: &mut Rooms<u32>) -> Vec<(u32, Value)> {
     while let Some(output) = rooms.poll() {
         match output {
             Output::Notice(notice) => {
-                all.extend(notice.to.iter().map(|(member, display)| (*member, parsed(&notice.text(display)))));
+                all.extend(notice.texts().map(|(member, text)| (*member, parsed(&text))));
             }
             Output::Replaced(member) => all.push((member, json!("replaced"))),
         }
@@ -67,6 +73,37 @@ fn what_cannot_be_done_is_answered_and_what_is_no_message_is_not() {
     {
         assert_eq!(parse(text), Err(Malformed), "{text}");
     }
+}
+
+#[test]
+fn who_asks_whether_anybody_is_there_is_answered() {
+    let request = parse(r#"{"tid":"p1","msg":{"action":"ping"}}"#).unwrap();
+    assert_eq!(request.ask, Ok(Ask::Ping));
+    let reply = ask(&mut Rooms::new(LIMITS), 1, Ask::Ping).unwrap();
+    assert_eq!(parsed(&reply.text("p1")), json!({"tid": "p1", "msg": null}));
+}
+
+#[test]
+fn members_of_a_large_room_share_its_pace() {
+    let mut rooms = Rooms::new(Limits { rooms: 1, members: 51 });
+    let start = now();
+    for member in 0..51 {
+        rooms.handle(start, member, (None, None), join("live", &member.to_string())).unwrap();
+    }
+    let mut at = |now: Instant| {
+        let alert = Ask::Control { call: "alert".into(), data: String::new() };
+        let answers = (0..1000).map(|i| rooms.handle(now, i % 51, (None, None), alert.clone()));
+        let done = answers.take_while(Result::is_ok).count();
+        assert_eq!(rooms.handle(now, 0, (None, None), Ask::Publish), Err(Refusal::TooFast));
+        done
+    };
+    // Each is fifty messages.
+    assert_eq!(at(start), 100);
+    assert_eq!(at(start + Duration::from_secs(1)), 20);
+    assert_eq!(at(start + Duration::from_secs(3600)), 100);
+    // Who comes and goes is told of all the same.
+    rooms.leave(7);
+    assert!(rooms.handle(start, 99, (None, None), join("live", "new")).is_ok());
 }
 
 #[test]
@@ -119,9 +156,9 @@ fn what_ended_connections_or_the_process_is_refused() {
     ask(&mut rooms, 1, join("live", "alice")).unwrap();
     assert_eq!(ask(&mut rooms, 1, join("other", "alice")), Err(Refusal::AlreadyJoined));
     assert_eq!(ask(&mut rooms, 2, join("live", "alice")), Err(Refusal::DisplayTaken));
-    assert_eq!(rooms.handle(1, (Some("live"), Some("bob")), Ask::Publish), Err(Refusal::NotYours));
-    assert_eq!(rooms.handle(1, (Some("other"), None), Ask::Publish), Err(Refusal::NotYours));
-    assert!(rooms.handle(1, (Some("live"), Some("alice")), Ask::Publish).is_ok());
+    assert_eq!(rooms.handle(now(), 1, (Some("live"), Some("bob")), Ask::Publish), Err(Refusal::NotYours));
+    assert_eq!(rooms.handle(now(), 1, (Some("other"), None), Ask::Publish), Err(Refusal::NotYours));
+    assert!(rooms.handle(now(), 1, (Some("live"), Some("alice")), Ask::Publish).is_ok());
     for name in
         ["", " a", "a ", ".", "..", "a/b", "a\\b", "a?b", "a#b", "a%2fb", "a\nb", "a\u{202e}b", &"x".repeat(129)]
     {
@@ -258,14 +295,14 @@ proptest! {
 
 #[test]
 fn fuzz_messages() {
-    bolero::check!().with_test_time(core::time::Duration::from_secs(1)).for_each(|bytes: &[u8]| {
+    bolero::check!().with_test_time(Duration::from_secs(1)).for_each(|bytes: &[u8]| {
         let Ok(text) = std::str::from_utf8(bytes) else { return };
         let mut rooms = Rooms::new(LIMITS);
         for text in [text.to_owned(), format!(r#"{{"tid":"t","msg":{{"action":"join",{text}}}}}"#)] {
             let Ok(request) = parse(&text) else { continue };
             let (room, display) = &request.claims;
             let Ok(ask) = request.ask else { continue };
-            if let Ok(reply) = rooms.handle(1, (room.as_deref(), display.as_deref()), ask) {
+            if let Ok(reply) = rooms.handle(now(), 1, (room.as_deref(), display.as_deref()), ask) {
                 assert_eq!(parsed(&reply.text(&request.tid))["tid"], json!(request.tid));
             }
         }

@@ -111,6 +111,10 @@ fn pages_say_what_is_wrong_and_come_back() {
     assert_eq!(said["addresses"], json!([addresses[0], addresses[1], addresses[2], []]));
     let nothing = ["Connecting: Nothing comes yet under this name.", "Connecting: Nothing comes at the moment."];
     assert_eq!(said["nobody"], json!(nothing));
+    assert_eq!(
+        said["noWay"],
+        "Reconnecting: There is no way for pictures and sound to the server: see rtc.candidate and UDP 8000."
+    );
     let foreign = [
         "Not publishing: this goes through elsewhere.example",
         "This goes through third.example and elsewhere.example.",

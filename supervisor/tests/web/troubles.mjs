@@ -113,7 +113,9 @@ async function nobody(browser) {
   await page.evaluate(() => dispatchEvent(new PageTransitionEvent('pageshow', {persisted: true})));
   await state(page, 'reconnecting');
   await state(page, 'live');
-  // Another microphone, and none, while it is published.
+  // The microphone is unplugged while it is published; another one is chosen, and none.
+  await publisher.evaluate(() => document.getElementById('picture').srcObject.getAudioTracks()[0].dispatchEvent(new Event('ended')));
+  await says(publisher, 'state', 'Live: The microphone is gone');
   await publisher.waitForSelector('#microphone option[data-device]', {state: 'attached'});
   await publisher.locator('#microphone').selectOption({index: 2});
   await publisher.waitForFunction(() => document.getElementById('picture').srcObject.getAudioTracks()[0]?.label.startsWith('Fake'));
@@ -126,6 +128,20 @@ async function nobody(browser) {
   await says(page, 'state', 'Nothing');
   said.push(await text(page, 'state'));
   await Promise.all([page.close(), publisher.close()]);
+  return said;
+}
+
+/** Where no packet finds a way. */
+async function noWay(browser) {
+  const page = await open(browser, '/players/?stream=live/none&autostart=true', () => {
+    const real = RTCPeerConnection.prototype.setRemoteDescription;
+    RTCPeerConnection.prototype.setRemoteDescription = function without({type, sdp}) {
+      return real.call(this, {type, sdp: sdp.replace(/a=candidate.*\r\n/g, '')});
+    };
+  });
+  await state(page, 'reconnecting');
+  const said = await text(page, 'state');
+  await page.close();
   return said;
 }
 
@@ -258,10 +274,13 @@ const browser = await chromium.launch({executablePath: process.env.CHROMIUM ?? '
 try {
   const home = await open(browser, '/');
   const said = {...await names(home)};
+  // It takes its time.
+  const way = noWay(browser);
   for (const [name, what] of Object.entries({nobody, foreign, failures, noCamera, offline, silence, killed})) {
     said[name] = await what(browser);
     process.stderr.write(`${name} after ${Math.round(performance.now())} ms\n`);
   }
+  said.noWay = await way;
   process.stdout.write(`${JSON.stringify({...said, errors})}\n`);
 } finally {
   await browser.close();

@@ -66,7 +66,9 @@ fn two_see_and_hear_each_other_and_four_meet_in_a_room() {
     assert_eq!(call["full"], "The room is full.");
     let words = call["said"].as_str().unwrap();
     assert!(words.contains("bob <b>") && words.contains("<img src=x onerror=alert(1)> hello"), "{said}");
+    assert_eq!((&call["dark"], &call["asked"]), (&json!(true), &json!(3)), "{said}");
     let ms = |value: &serde_json::Value| value.as_u64().unwrap();
+    assert!(ms(&call["begun"]) < 5, "each wish to refresh was followed: {said}");
     assert!(ms(&call["backMs"]) < 2000, "it took long to come back: {said}");
     assert!(ms(&call["goneMs"]) < 2000 && ms(&said["room"]["goneMs"]) < 5000, "a tile stayed: {said}");
     assert_eq!(said["complaints"], json!([]), "{said}");

@@ -14,6 +14,7 @@ use e2e::ffmpeg::Ffmpeg;
 use e2e::peer::Peer;
 use e2e::source::Source;
 use e2e::{SOON, http, rtc};
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// Browsers take what the machine has, which is no overload of the server's.
@@ -45,6 +46,9 @@ fn the_console_shows_what_runs_and_disconnects_a_client() {
         assert!(shown["stream"].as_str().unwrap().contains(word), "{word}: {shown}");
     }
     assert_eq!((&said["complaints"], &said["faults"]), (&json!([]), &json!([])), "{said}");
+    let strange = json!({"link": "/players/?stream=live%2Fa%2520b%3Fvhost%3Dv.example&autostart=true",
+        "counts": ["1 to 100 of 150", "101 to 150 of 150"], "last": true});
+    assert_eq!(said["strange"], strange);
     assert!(said["narrow"].as_object().unwrap().values().all(|wide| wide == false), "{said}");
     assert_eq!(players.iter().filter(|player| player.look(|notes| notes.end.is_some())).count(), 1);
 }
@@ -59,6 +63,7 @@ fn one_page_publishes_and_another_watches_and_comes_back_by_itself() {
     pages.wait(0, "it is watched", |line| (line["watching"] == true).then_some(()));
     let clients: Value = serde_json::from_slice(&host.ctl(&["clients", "--json"]).stdout).unwrap();
     let player = clients["clients"].as_array().unwrap().iter().find(|client| client["type"] == "rtc-play").unwrap();
+    assert_eq!(player["stream"], "Anna Maria");
     assert!(host.ctl(&["kick", player["id"].as_str().unwrap()]).status.success());
     let said = pages.finish(WITHIN);
     let ms = |field: &str| said[field].as_u64().unwrap();
@@ -70,6 +75,60 @@ fn one_page_publishes_and_another_watches_and_comes_back_by_itself() {
         assert!(said["figures"].as_str().unwrap().contains(figure), "{said}");
     }
     assert!(pictures.join("watcher-phone-dark.png").exists());
+}
+
+#[test]
+fn pages_say_what_is_wrong_and_come_back() {
+    let (host, _) = rtc::start(YAML);
+    let scratch = tempfile::tempdir().unwrap();
+    let origin = format!("http://localhost:{}", host.http.port());
+    let mut pages = rtc::Client::pages("troubles.mjs", &origin, &pictures(), &[], scratch.path());
+    pages.wait_line("killing", WITHIN);
+    common::signal(host.row("origin", 0).pid, Signal::SIGKILL);
+    let said = pages.finish(WITHIN);
+    let endpoints = [
+        "/rtc/v1/whip/?app=live&stream=river",
+        "/rtc/v1/whep/?app=Anna%20Maria&stream=a%20b%2Bc",
+        "/rtc/v1/whep/?token=x%2By&vhost=v&app=live&stream=a",
+        "http://h.example:1985/rtc/v1/whep/?app=live&stream=x",
+        "https://h.example/rtc/v1/whip/?schema=https&app=a%20b&stream=x",
+        "https://h.example/whep?a=b+c",
+    ];
+    assert_eq!(said["endpoints"], json!(endpoints));
+    let addresses = [
+        ["/players/?stream=live%2Friver&autostart=true", "/live/river.flv", "rtmp://localhost/live/river"],
+        [
+            "/players/?stream=live%2Fa%2520b%3Fvhost%3Dv&autostart=true",
+            "/live/a%20b.flv?vhost=v",
+            "rtmp://localhost/live/a%20b?vhost=v",
+        ],
+        [
+            "/players/?stream=webrtc%3A%2F%2Fh.example%2Flive%2Fx&autostart=true",
+            "http://h.example:8080/live/x.flv",
+            "rtmp://h.example/live/x",
+        ],
+    ];
+    assert_eq!(said["addresses"], json!([addresses[0], addresses[1], addresses[2], []]));
+    let nothing = ["Connecting: Nothing comes yet under this name.", "Connecting: Nothing comes at the moment."];
+    assert_eq!(said["nobody"], json!(nothing));
+    assert_eq!(
+        said["noWay"],
+        "Reconnecting: There is no way for pictures and sound to the server: see rtc.candidate and UDP 8000."
+    );
+    let foreign = [
+        "Not publishing: this goes through elsewhere.example",
+        "This goes through third.example and elsewhere.example.",
+    ];
+    assert_eq!(said["foreign"], json!({"said": foreign, "asked": 0}));
+    let left = json!({"room": 0, "tiles": 0, "publish": ["ended"], "copied": ["Marked", true],
+        "without": "Failed: This browser has no WebRTC, or it is switched off."});
+    assert_eq!(said["failures"], left);
+    assert_eq!(said["noCamera"], "No camera was found: the others only hear you.");
+    let ms = |of: &str, field: &str| said[of][field].as_u64().unwrap();
+    assert!(ms("offline", "backMs") < 2000 && said["offline"]["refused"] == 0, "its name stayed taken: {said}");
+    assert!(ms("silence", "noticedMs") < 6000, "a silent server was not noticed: {said}");
+    assert!(ms("killed", "noticedMs") < 5000 && ms("killed", "backMs") < 5000, "it took long to come back: {said}");
+    assert_eq!(said["errors"], json!([]), "{said}");
 }
 
 /// Another program that serves the files of a directory, each request on a connection of its own.

@@ -8,8 +8,9 @@ const said = element('said');
 const SHOWN = 300;
 const CLIENTS = 100;
 
-/** How often clients are asked for. */
+/** How often clients are asked for, and how soon a server that was not reached is, in milliseconds. */
 const CLIENTS_EVERY = 3000;
+const AGAIN_AFTER = 2000;
 
 const percent = (value) => (value === undefined ? null : `${Math.round(value)} %`);
 const bytes = (value) => (value >= 2 ** 30 ? `${(value / 2 ** 30).toFixed(1)} GiB` : `${(value / 2 ** 20).toFixed(1)} MiB`);
@@ -22,7 +23,15 @@ function time(ms) {
   return minutes ? `${minutes} min ${seconds % 60} s` : `${seconds} s`;
 }
 
-const nameOf = ({vhost, app, stream}) => (vhost === '__defaultVhost__' ? `${app}/${stream}` : `${vhost}/${app}/${stream}`);
+const DEFAULT_VHOST = '__defaultVhost__';
+const nameOf = ({vhost, app, stream}) => (vhost === DEFAULT_VHOST ? `${app}/${stream}` : `${vhost}/${app}/${stream}`);
+
+/** Where the stream is watched; there its vhost is a parameter of its name. */
+function watchOf({vhost, app, stream}) {
+  const path = [...app.split('/'), stream].map(encodeURIComponent).join('/');
+  const name = vhost === DEFAULT_VHOST ? path : `${path}?vhost=${encodeURIComponent(vhost)}`;
+  return `/players/?stream=${encodeURIComponent(name)}&autostart=true`;
+}
 
 /** Fills a table's body with rows of texts and elements; rows that stay are kept, with what has the focus. */
 function fill(table, rows) {
@@ -97,7 +106,7 @@ function show({status, streams}) {
     ? `${streams.streams.length} of ${streams.total}` : `${streams.total}`;
   fill('streams', streams.streams.map((stream) => ({key: stream.id, cells: [
     nameOf(stream), madeOf(stream), stream.clients, kilobits(stream.received_bps), kilobits(stream.sent_bps),
-    time(stream.alive_ms), link('Watch', `/players/?stream=${encodeURIComponent(nameOf(stream))}&autostart=true`),
+    time(stream.alive_ms), link('Watch', watchOf(stream)),
   ]})));
   arrived(streams.streams.reduce((sum, stream) => sum + stream.received_bps, 0));
   left(streams.streams.reduce((sum, stream) => sum + stream.sent_bps, 0));
@@ -123,27 +132,52 @@ function kickButton(client) {
   return button;
 }
 
+/** The first of the clients that are listed. */
+let start = 0;
+
 async function clients() {
-  const answer = await fetch(`/api/v2/clients?count=${CLIENTS}`).catch(() => null);
-  if (!answer?.ok) return;
+  const from = start;
+  const answer = await fetch(`/api/v2/clients?start=${from}&count=${CLIENTS}`).catch(() => null);
+  if (!answer?.ok || from !== start) return;
   const {clients: list, total} = await answer.json();
-  element('clients-count').textContent = total > list.length ? `${list.length} of ${total}` : `${total}`;
+  if (list.length === 0 && from > 0) return turn(-CLIENTS);
+  element('clients-count').textContent = total > list.length ? `${from + 1} to ${from + list.length} of ${total}` : `${total}`;
+  element('turn').hidden = total <= CLIENTS;
+  element('before').disabled = from === 0;
+  element('after').disabled = from + list.length >= total;
   fill('clients', list.map((client) => ({key: client.id, cells: [
     client.peer, client.type, nameOf(client), kilobits(client.received_bps || null), kilobits(client.sent_bps || null), networkOf(client),
     time(client.alive_ms), kickButton(client),
   ]})));
 }
 
-// Why there is nothing, if so: event streams tell no status.
-const first = await fetch('/api/v2/status').catch(() => null);
-if (first?.ok) {
+function turn(by) {
+  start = Math.max(0, start + by);
+  clients();
+}
+
+// Follows the host. Event streams tell no status: why there is nothing, if so, another question shows.
+async function follow() {
+  const answer = await fetch('/api/v2/status').catch(() => null);
+  if (!answer?.ok) return refused(answer);
   const events = new EventSource('/api/v2/events');
   events.addEventListener('message', ({data}) => show(JSON.parse(data)));
   events.addEventListener('silent', () => { said.textContent = 'The supervisor gives no answer.'; });
-  events.addEventListener('error', () => { said.textContent = 'The server is not reached; trying on.'; });
+  events.addEventListener('error', () => {
+    said.textContent = 'The server is not reached; trying on.';
+    // After an answer that is no event stream, browsers try no more.
+    if (events.readyState === EventSource.CLOSED) setTimeout(follow, AGAIN_AFTER);
+  });
   clients();
-  setInterval(clients, CLIENTS_EVERY);
-} else {
-  const refused = await first?.json().catch(() => null);
-  said.textContent = refused?.error ? `This page may not ask: ${refused.error}.` : 'The server is not reached.';
 }
+
+async function refused(answer) {
+  const reason = answer?.status < 500 ? await answer.json().then(({error}) => error, () => null) : null;
+  said.textContent = reason ? `This page may not ask: ${reason}.` : 'The server is not reached; trying on.';
+  if (!reason) setTimeout(follow, AGAIN_AFTER);
+}
+
+element('before').addEventListener('click', () => turn(-CLIENTS));
+element('after').addEventListener('click', () => turn(CLIENTS));
+setInterval(clients, CLIENTS_EVERY);
+follow();

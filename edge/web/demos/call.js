@@ -1,6 +1,6 @@
 // Calls of two and of many: everybody in a room publishes and watches the others. App = room, stream = display.
-import {play, publish, Room} from '/weir.js';
-import {asked, showAddresses, showState} from '/lib/ui.js';
+import {endpoint, play, publish, Room} from '/weir.js';
+import {asked, foreign, showAddresses, showState} from '/lib/ui.js';
 
 const element = (id) => document.getElementById(id);
 const {members, rate, bitrate} = document.body.dataset;
@@ -15,6 +15,9 @@ const SPEECH = 0.02;
 /** After a loss the others come back one by one; so long their tiles wait for them, in milliseconds. */
 const PATIENCE = 4000;
 
+/** How often the others can make this page begin everything anew, in milliseconds. */
+const REFRESH_EVERY = 5000;
+
 /** Lines that are kept of what was said. */
 const SAID_MAX = 100;
 
@@ -24,8 +27,15 @@ const OURS = ['autostart', 'room', 'display', 'host', 'wss', 'wsh', 'wsp', 'size
 // What getUserMedia's errors mean to a person.
 const REFUSED = {
   NotAllowedError: 'Camera or microphone were refused. Allow them in the address bar and try again.',
-  NotFoundError: 'There is no camera or no microphone.',
   NotReadableError: 'Another program uses the camera or the microphone.',
+};
+
+// What a device that is not there means to the others.
+const WITHOUT = {
+  both: '',
+  audio: 'No camera was found: the others only hear you.',
+  video: 'No microphone was found: the others only see you.',
+  none: 'No camera and no microphone were found: you only watch.',
 };
 
 /** The call that goes on. */
@@ -34,7 +44,7 @@ let call = null;
 // A stream of the room by the name of who publishes it, for weir.js.
 function streamOf(room, display) {
   const path = [room, display].map(encodeURIComponent).join('/');
-  const rest = new URLSearchParams([...asked].filter(([name]) => !OURS.includes(name))).toString();
+  const rest = new URLSearchParams([...asked].filter(([name]) => !OURS.includes(name))).toString().replaceAll('+', '%20');
   const host = asked.get('host');
   return `${host ? `webrtc://${host}/` : ''}${path}${rest ? `?${rest}` : ''}`;
 }
@@ -44,6 +54,16 @@ function signaling() {
   const host = asked.get('wsh') ?? location.hostname;
   const port = asked.get('wsp') ?? location.port;
   return `${schema}://${host}${port ? `:${port}` : ''}/sig/v1/rtc`;
+}
+
+// The other hosts that this call would go through, by the page's address.
+function through() {
+  try {
+    return foreign([new URL(signaling()), endpoint(streamOf('room', 'display'), 'whip')]);
+  } catch {
+    // No address at all: beginning tells what is wrong.
+    return [];
+  }
 }
 
 /** What is shown of one who is in the room. */
@@ -106,16 +126,22 @@ class Call {
     this.media = media;
     this.camera = media.getVideoTracks()[0] ?? null;
     this.screen = null;
+    this.refreshed = -REFRESH_EVERY;
     this.tiles = new Map();
-    this.own = new Tile(display, true);
-    this.own.video.srcObject = media;
-    this.timer = setInterval(() => [this.own, ...this.tiles.values()].forEach((tile) => tile.listen()), LOOK_EVERY);
+    // First, as it may be impossible; nothing is to be taken back then.
     this.room = new Room(room, display, {
       url: signaling(),
       onState: (state, reason) => this.told(state, reason),
       onParticipants: (all, event) => this.changed(all, event),
       onControl: (what, data, peer) => this.controlled(what, data, peer),
     });
+    this.own = new Tile(display, true);
+    this.own.video.srcObject = media;
+    this.timer = setInterval(() => [this.own, ...this.tiles.values()].forEach((tile) => tile.listen()), LOOK_EVERY);
+    for (const track of media.getTracks()) {
+      const what = track.kind === 'audio' ? 'microphone' : 'camera';
+      track.addEventListener('ended', () => trouble(`The ${what} is gone: the others get nothing of it.`));
+    }
   }
 
   told(state, reason) {
@@ -160,6 +186,7 @@ class Call {
 
   // Publishes, and tells the others so as soon as there is something to see.
   send() {
+    if (this.media.getTracks().length === 0) return;
     if (this.own.session) {
       if (this.own.session.state === 'live') this.announce();
       return;
@@ -183,12 +210,13 @@ class Call {
     if (what === 'alert') say(peer.display, data);
     if (what === 'refresh') {
       say(peer.display, 'asked everybody to refresh');
-      this.refresh();
+      if (performance.now() - this.refreshed >= REFRESH_EVERY) this.refresh();
     }
   }
 
   // Begins everything anew that carries pictures and sound.
   refresh() {
+    this.refreshed = performance.now();
     this.own.session?.stop();
     this.own.session = null;
     this.send();
@@ -198,18 +226,35 @@ class Call {
   async share() {
     if (this.screen) return this.unshare();
     const shared = await navigator.mediaDevices.getDisplayMedia({video: {frameRate: Number(rate)}});
+    // The call may have ended while the screen was chosen.
+    if (call !== this) return shared.getTracks().forEach((track) => track.stop());
     [this.screen] = shared.getVideoTracks();
     // It is ended in the browser's own bar, too.
     this.screen.addEventListener('ended', () => this.unshare());
-    await this.own.session?.replace(this.screen);
     element('screen').setAttribute('aria-pressed', 'true');
+    if (this.own.session) return this.own.session.replace(this.screen);
+    this.media.addTrack(this.screen);
+    this.send();
   }
 
   async unshare() {
-    this.screen?.stop();
+    if (!this.screen) return;
+    const {screen} = this;
+    screen.stop();
     this.screen = null;
     element('screen').setAttribute('aria-pressed', 'false');
-    if (this.camera) await this.own.session?.replace(this.camera);
+    if (this.camera) return this.own.session?.replace(this.camera);
+    // Nothing stands in its place.
+    this.media.removeTrack(screen);
+    if (this.media.getTracks().length) return this.own.session?.renew();
+    this.own.session?.stop();
+    this.own.session = null;
+  }
+
+  // Holds back one's picture or sound. What is shared instead of the camera is not the camera's.
+  hold(kind, off) {
+    const tracks = kind === 'video' ? [this.camera] : this.media.getAudioTracks();
+    tracks.forEach((track) => { if (track) track.enabled = !off; });
   }
 
   hangUp() {
@@ -234,19 +279,36 @@ function trouble(text) {
   element('trouble').hidden = !text;
 }
 
+// Camera and microphone, or what there is of them.
+async function capture() {
+  if (!navigator.mediaDevices) throw new Error('This browser gives camera and microphone to pages of https or localhost only.');
+  const [width, height] = element('size').value.split('x').map(Number);
+  const audio = Object.fromEntries(['echoCancellation', 'noiseSuppression', 'autoGainControl']
+    .map((name) => [name, element(name).checked]));
+  const video = {width, height, frameRate: Number(rate)};
+  for (const [found, wanted] of [['both', {audio, video}], ['audio', {audio}], ['video', {video}]]) {
+    try {
+      return [await navigator.mediaDevices.getUserMedia(wanted), found];
+    } catch (error) {
+      if (error.name !== 'NotFoundError') throw error;
+    }
+  }
+  return [new MediaStream(), 'none'];
+}
+
 async function begin() {
   if (call) return;
   trouble('');
   element('start').disabled = true;
   const [room, display] = [element('room').value.trim(), element('display').value.trim()];
+  let media = null;
   try {
-    if (!navigator.mediaDevices) throw new Error('This browser gives camera and microphone to pages of https or localhost only.');
-    const [width, height] = element('size').value.split('x').map(Number);
-    const audio = Object.fromEntries(['echoCancellation', 'noiseSuppression', 'autoGainControl']
-      .map((name) => [name, element(name).checked]));
-    const media = await navigator.mediaDevices.getUserMedia({audio, video: {width, height, frameRate: Number(rate)}});
+    let found;
+    [media, found] = await capture();
     call = new Call(room, display, media);
+    trouble(WITHOUT[found]);
   } catch (error) {
+    media?.getTracks().forEach((track) => track.stop());
     element('start').disabled = false;
     return trouble(REFUSED[error.name] ?? error.message);
   }
@@ -256,7 +318,14 @@ async function begin() {
   ['display', 'size'].forEach((name) => here.delete(name));
   here.set('room', room);
   here.set('autostart', 'true');
-  showAddresses(element('addresses'), [['the same page', `${location.origin}${location.pathname}?${here}`]]);
+  showAddresses(element('addresses'), [[reach(), `${location.origin}${location.pathname}?${here}`]]);
+}
+
+// For whom this page's address is one.
+function reach() {
+  const [own, secure] = [/^(localhost|127\.\d+\.\d+\.\d+|\[::1\])$/.test(location.hostname), location.protocol === 'https:'];
+  if (!own) return secure ? 'the same page' : 'the same page; browsers give no camera to it, as it is not of https';
+  return 'the same page, on this computer only; elsewhere the name of this host stands in it, with https';
 }
 
 function end(reason) {
@@ -270,12 +339,12 @@ function end(reason) {
   trouble(reason);
 }
 
-// Switches the tracks of a kind; a pressed button is one that holds them back.
+// Switches what is of a kind; a pressed button is one that holds it back.
 function toggle(button, kind) {
   button.addEventListener('click', () => {
     const off = button.getAttribute('aria-pressed') !== 'true';
     button.setAttribute('aria-pressed', String(off));
-    call?.media.getTracks().filter((track) => track.kind === kind).forEach((track) => { track.enabled = !off; });
+    call?.hold(kind, off);
   });
 }
 
@@ -306,4 +375,8 @@ element('room').value = asked.get('room') ?? 'live';
 element('display').value = asked.get('display') ?? [...crypto.getRandomValues(new Uint8Array(4))]
   .map((byte) => byte.toString(16).padStart(2, '0')).join('').slice(0, 7);
 if ([...element('size').options].some(({value}) => value === asked.get('size'))) element('size').value = asked.get('size');
-if (asked.get('autostart') === 'true') begin();
+if (asked.get('autostart') === 'true') {
+  const elsewhere = through();
+  if (elsewhere.length) trouble(`This goes through ${elsewhere.join(' and ')}.`);
+  else begin();
+}

@@ -1,4 +1,5 @@
 // What several pages show: states, figures, and the addresses of a stream.
+import {endpoint} from '/lib/endpoint.js';
 
 /** @typedef {import('/weir.js').State} State */
 
@@ -49,8 +50,10 @@ export function showAddresses(list, rows) {
     button.textContent = 'Copy';
     button.setAttribute('aria-label', `Copy the address for ${name}`);
     button.addEventListener('click', async () => {
-      await navigator.clipboard?.writeText(address).catch(() => {});
-      button.textContent = 'Copied';
+      // Pages of http have no clipboard: there it is marked, to be copied by hand.
+      const copied = await navigator.clipboard?.writeText(address).then(() => true, () => false) ?? false;
+      if (!copied) getSelection().selectAllChildren(code);
+      button.textContent = copied ? 'Copied' : 'Marked';
       setTimeout(() => { button.textContent = 'Copy'; }, 1500);
     });
     item.append(label, code, button);
@@ -59,18 +62,34 @@ export function showAddresses(list, rows) {
 }
 
 /**
- * Where a stream is watched besides here.
+ * Where a stream is watched besides here. Of its parameters the vhost is part of its name; others, such as a token to publish,
+ * are not for everybody.
  *
- * @param {string} name `app/stream`
+ * @param {string} name `app/stream`, or SRS's `webrtc://host/app/stream`; of an address of another kind nothing is known
  * @returns {Array<[string, string]>}
  */
 export function addressesOf(name) {
-  const [host, path] = [location.hostname, name.split('?')[0].split('/').map(encodeURIComponent).join('/')];
+  if (/^https?:/i.test(name.trim())) return [];
+  const {hostname, searchParams: named} = endpoint(name, 'whep');
+  const vhost = named.get('vhost') ? `?vhost=${encodeURIComponent(named.get('vhost'))}` : '';
+  const path = [...named.get('app').split('/'), named.get('stream')].map(encodeURIComponent).join('/');
+  const here = hostname === location.hostname;
+  const whole = `${here ? '' : `webrtc://${hostname}/`}${path}${vhost}`;
   return [
-    ['in a browser', `${location.origin}/players/?stream=${encodeURIComponent(name)}&autostart=true`],
-    ['HTTP-FLV', `${mediaOrigin()}/${path}.flv`],
-    ['RTMP', `rtmp://${host}/${path}`],
+    ['in a browser', `${location.origin}/players/?stream=${encodeURIComponent(whole)}&autostart=true`],
+    ['HTTP-FLV', `${here ? mediaOrigin() : `http://${hostname}:8080`}/${path}.flv${vhost}`],
+    ['RTMP', `rtmp://${hostname}/${path}${vhost}`],
   ];
+}
+
+/**
+ * The hosts, other than this page's, that addresses lead to. What others wrote into a link does not go there by itself.
+ *
+ * @param {URL[]} addresses
+ * @returns {string[]}
+ */
+export function foreign(addresses) {
+  return [...new Set(addresses.map(({hostname}) => hostname).filter((hostname) => hostname !== location.hostname))];
 }
 
 /** Where HTTP-FLV is played: at this port, unless this is the API's. */

@@ -1,4 +1,5 @@
 // Watches by HTTP-FLV, with mpegts.js.
+import {decoded} from '/lib/endpoint.js';
 import {kilobits, mediaOrigin, millis} from '/lib/ui.js';
 import {buffered, keep, pictureMeter, refusal} from '/players/retry.js';
 
@@ -23,7 +24,8 @@ export function address(name, extension) {
   const [path, query] = name.split(/\?(.*)/s);
   const parts = path.split('/').filter(Boolean);
   if (parts.length < 2) parts.unshift('live');
-  return `${mediaOrigin()}/${parts.map(encodeURIComponent).join('/')}${extension}${query ? `?${query}` : ''}`;
+  const escaped = parts.map((part) => encodeURIComponent(decoded(part)));
+  return `${mediaOrigin()}/${escaped.join('/')}${extension}${query ? `?${query}` : ''}`;
 }
 
 /** It is no module: it comes when it is first wanted, and stays. */

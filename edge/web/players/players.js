@@ -31,7 +31,7 @@ function begin() {
   }
   [start.disabled, stop.disabled] = [true, false];
   timer = setInterval(() => figures(watching), 1000);
-  if (!/^https?:/i.test(name)) showAddresses(element('addresses'), addressesOf(name.replace(/^webrtc:\/\/[^/]+\//i, '')));
+  showAddresses(element('addresses'), addressesOf(name));
 }
 
 function end() {

@@ -1,6 +1,5 @@
 // Begins anew what was lost, as /weir.js does for WebRTC: at once, then ever more slowly.
-
-const PAUSES = [200, 800, 1500, 3000, 5000];
+import {pauseBefore} from '/lib/endpoint.js';
 
 /** @typedef {import('/weir.js').State} State */
 
@@ -30,7 +29,7 @@ export function keep(open, onState) {
         close();
         if (final) return onState('failed', reason);
         onState('reconnecting', reason);
-        timer = setTimeout(begin, PAUSES[Math.min(attempt++, PAUSES.length - 1)]);
+        timer = setTimeout(begin, pauseBefore(attempt++));
       },
     };
     const end = open(told);

@@ -1,6 +1,6 @@
 // Publishes camera, screen and microphone by WHIP.
-import {publish} from '/weir.js';
-import {addressesOf, asked, kilobits, meterOf, millis, showAddresses, showFigures, showState} from '/lib/ui.js';
+import {endpoint, publish} from '/weir.js';
+import {addressesOf, asked, foreign, kilobits, meterOf, millis, showAddresses, showFigures, showState} from '/lib/ui.js';
 
 const element = (id) => document.getElementById(id);
 const [form, input, picture, state, start, stop] =
@@ -18,22 +18,75 @@ const REFUSED = {
   OverconstrainedError: 'The camera has no such size.',
 };
 
-async function capture() {
-  if (!navigator.mediaDevices) throw new Error('This browser gives camera and microphone to pages of https or localhost only.');
+// What is asked of the devices that are chosen.
+function wanted() {
   const [camera, microphone] = [element('camera').value, element('microphone').value];
   const [width, height] = element('size').value.split('x').map(Number);
   const frameRate = Number(element('rate').value);
   const improved = Object.fromEntries(['echoCancellation', 'noiseSuppression', 'autoGainControl']
     .map((name) => [name, element(name).checked]));
-  const audio = microphone !== 'none' && {...improved, ...(microphone && {deviceId: {exact: microphone}})};
-  if (camera === 'screen') {
-    const shared = await navigator.mediaDevices.getDisplayMedia({video: {frameRate}, audio: microphone === 'none'});
+  return {
+    screen: camera === 'screen' && {video: {frameRate}, audio: microphone === 'none'},
+    video: !['none', 'screen'].includes(camera) && {width, height, frameRate, ...(camera && {deviceId: {exact: camera}})},
+    audio: microphone !== 'none' && {...improved, ...(microphone && {deviceId: {exact: microphone}})},
+  };
+}
+
+async function capture() {
+  if (!navigator.mediaDevices) throw new Error('This browser gives camera and microphone to pages of https or localhost only.');
+  const {screen, video, audio} = wanted();
+  if (!screen && !audio && !video) throw new Error('Choose a picture or a sound.');
+  if (!screen) return navigator.mediaDevices.getUserMedia({audio, video});
+  const shared = await navigator.mediaDevices.getDisplayMedia(screen);
+  try {
     if (audio) (await navigator.mediaDevices.getUserMedia({audio})).getTracks().forEach((track) => shared.addTrack(track));
-    return shared;
+  } catch (error) {
+    shared.getTracks().forEach((track) => track.stop());
+    throw error;
   }
-  const video = camera !== 'none' && {width, height, frameRate, ...(camera && {deviceId: {exact: camera}})};
-  if (!audio && !video) throw new Error('Choose a picture or a sound.');
-  return navigator.mediaDevices.getUserMedia({audio, video});
+  return shared;
+}
+
+// The track that another choice means; null for none.
+async function chosen(kind) {
+  const {screen, video, audio} = wanted();
+  if (kind === 'video' && screen) return (await navigator.mediaDevices.getDisplayMedia({...screen, audio: false})).getTracks()[0];
+  const wish = kind === 'video' ? video : audio;
+  return wish ? (await navigator.mediaDevices.getUserMedia({[kind]: wish})).getTracks()[0] : null;
+}
+
+// Sends what is chosen now, in the place of what was sent so far.
+async function change(kind) {
+  const of = session;
+  if (!of) return;
+  try {
+    const track = await chosen(kind);
+    if (of !== session) return track?.stop();
+    const before = media.getTracks().filter((old) => old.kind === kind);
+    if (track) {
+      heed(track);
+      await of.replace(track);
+    } else {
+      before.forEach((old) => media.removeTrack(old));
+      if (media.getTracks().length === 0) return finish();
+      of.renew();
+    }
+    before.forEach((old) => old.stop());
+    if (kind === 'audio') listen();
+  } catch (error) {
+    if (of === session) showState(state, of.state, REFUSED[error.name] ?? error.message, '');
+  }
+}
+
+// A screen is taken back in the browser's own bar, and a device is unplugged.
+function heed(track) {
+  track.addEventListener('ended', () => {
+    const others = media?.getTracks().filter((other) => other !== track && other.readyState === 'live') ?? [];
+    if (!media?.getTracks().includes(track)) return;
+    if (others.length === 0 || element('camera').value === 'screen' && track.kind === 'video') return finish();
+    const what = track.kind === 'audio' ? 'microphone' : 'camera';
+    showState(state, session.state, `The ${what} is gone; choose another one.`, '');
+  });
 }
 
 async function begin() {
@@ -54,12 +107,11 @@ async function begin() {
   }
   picture.srcObject = media;
   stop.disabled = false;
-  // Sharing a screen is ended in the browser's own bar.
-  media.getTracks().forEach((track) => track.addEventListener('ended', finish));
-  sound = levelOf(media);
+  media.getTracks().forEach(heed);
+  listen();
   const meter = meterOf();
   timer = setInterval(() => figures(session, meter), 1000);
-  showAddresses(element('addresses'), addressesOf(input.value.trim()));
+  showAddresses(element('addresses'), addressesOf(input.value));
   devices();
 }
 
@@ -77,6 +129,12 @@ function end() {
 function finish() {
   end();
   showState(state, 'stopped', '', 'Not publishing');
+}
+
+function listen() {
+  sound?.close();
+  sound = levelOf(media);
+  element('level').value = 0;
 }
 
 // Shows how loud it is, so that one sees that the microphone works.
@@ -135,12 +193,29 @@ async function devices() {
   }
 }
 
+// The other hosts that this would go through, by the page's address.
+function through() {
+  try {
+    return foreign([endpoint(input.value, 'whip')]);
+  } catch {
+    // No address at all: beginning tells what is wrong.
+    return [];
+  }
+}
+
 form.addEventListener('submit', (event) => {
   event.preventDefault();
   begin();
 });
 stop.addEventListener('click', finish);
+element('camera').addEventListener('change', () => change('video'));
+['microphone', 'echoCancellation', 'noiseSuppression', 'autoGainControl']
+  .forEach((id) => element(id).addEventListener('change', () => change('audio')));
 navigator.mediaDevices?.addEventListener('devicechange', devices);
 devices();
 if (asked.get('stream')) input.value = asked.get('stream');
-if (asked.get('autostart') === 'true') begin();
+if (asked.get('autostart') === 'true') {
+  const elsewhere = through();
+  if (elsewhere.length) showState(state, 'stopped', `this goes through ${elsewhere.join(' and ')}`, 'Not publishing');
+  else begin();
+}

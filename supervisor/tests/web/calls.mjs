@@ -124,11 +124,20 @@ async function two(browser) {
     document.querySelector('.tile[data-display^=bob] video').videoWidth === width, {width});
   await bob.locator('#screen').click();
   await wide(400);
+  // The screen goes on, and the camera does not come back by itself.
+  await bob.locator('#camera').click();
+  await seen(alice, 'bob <b>', 5);
   await bob.locator('#screen').click();
   await wide(320);
-  await bob.locator('#refresh').click();
+  const dark = await bob.evaluate(() => !document.querySelector('.tile video').srcObject.getVideoTracks()[0].enabled);
+  await bob.locator('#camera').click();
+  // Who asks time and again is heard once in a while.
+  let begun = 0;
+  alice.on('request', (request) => { begun += request.method() === 'POST'; });
+  for (let i = 0; i < 3; i += 1) await bob.locator('#refresh').click();
   await alice.waitForFunction(() => document.getElementById('said').textContent.includes('refresh'));
   await Promise.all([seen(alice, 'bob <b>', 10), seen(bob, 'alice', 10)]);
+  const asked = (await alice.locator('#said').innerText()).split('refresh').length - 1;
   say({calling: true});
   await Promise.all([state(alice, 'reconnecting'), state(bob, 'reconnecting')]);
   const lost = Date.now();
@@ -141,7 +150,7 @@ async function two(browser) {
   await until(bob, ['bob <b> (you)']);
   const goneMs = Date.now() - left;
   await Promise.all([alice.close(), bob.close()]);
-  return {names, full, said, backMs, goneMs};
+  return {names, full, said, dark, asked, begun, backMs, goneMs};
 }
 
 async function four(browser) {

@@ -45,6 +45,43 @@ async function faults(page, path) {
   return violations.filter(({impact}) => ['serious', 'critical'].includes(impact)).map(({id, nodes}) => `${path}: ${id}: ${nodes[0].html}`);
 }
 
+/** A console whose server answers wrongly at first, then tells of a stream of another vhost and of many clients. */
+async function odd(browser) {
+  const page = await browser.newPage({viewport: SIZES.desk});
+  let told = null;
+  await page.route('**/api/v2/events', async (route) => {
+    const streams = {streams: [{...told?.stream, id: 'a', vhost: 'v.example', app: 'live', stream: 'a b'}], total: 1};
+    if (!told) return route.fulfill({status: 503, body: 'no'});
+    await route.fulfill({contentType: 'text/event-stream', body: `data: ${JSON.stringify({status: told.status, streams})}\n\n`});
+  });
+  await page.route('**/api/v2/clients?*', (route) => {
+    const asked = new URL(route.request().url()).searchParams;
+    const [start, count] = ['start', 'count'].map((name) => Number(asked.get(name)));
+    const clients = Array.from({length: Math.min(count, 150 - start)}, (_, i) => ({
+      id: `${start + i}`, peer: `192.0.2.1:${1000 + start + i}`, type: 'flv-play', vhost: 'v.example', app: 'live', stream: 'a b',
+      received_bps: 0, sent_bps: 1000, alive_ms: 1000, rtc: null,
+    }));
+    return route.fulfill({json: {clients, total: 150}});
+  });
+  await page.goto(`${origin}/console/`);
+  await page.getByText('The server is not reached; trying on.').waitFor({timeout});
+  told = await page.evaluate(async () => {
+    const [status, {streams}] = await Promise.all(['status', 'streams'].map(async (what) => (await fetch(`/api/v2/${what}`)).json()));
+    return {status, stream: streams[0]};
+  });
+  const link = await page.locator('#streams a').getAttribute('href', {timeout});
+  const counts = [await page.locator('#clients-count').innerText()];
+  await page.locator('#after').click();
+  await page.getByText('192.0.2.1:1149').waitFor({timeout});
+  counts.push(await page.locator('#clients-count').innerText());
+  await pictures(page, 'console-many');
+  const last = await page.locator('#after').isDisabled();
+  await page.locator('#before').click();
+  await page.getByText('192.0.2.1:1000').waitFor({timeout});
+  await page.close();
+  return {link, counts, last};
+}
+
 const browser = await chromium.launch({executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', headless: true, args: ['--no-sandbox', '--disable-gpu']});
 try {
   const page = await open(browser, '/console/');
@@ -73,7 +110,8 @@ try {
     if (path.endsWith('api.html')) await pictures(other, 'api');
     await other.close();
   }
-  process.stdout.write(`${JSON.stringify({shown, narrow, faults: found, complaints})}\n`);
+  const strange = await odd(browser);
+  process.stdout.write(`${JSON.stringify({shown, narrow, faults: found, strange, complaints})}\n`);
 } finally {
   await browser.close();
 }

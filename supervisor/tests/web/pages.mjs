@@ -60,9 +60,9 @@ const browser = await chromium.launch({executablePath: process.env.CHROMIUM ?? '
 try {
   const home = await open(browser, '/');
   await home.waitForFunction(() => document.getElementById('version').textContent.includes('version'));
-  const publisher = await open(browser, '/publish/?stream=live/cam&autostart=true');
+  const publisher = await open(browser, '/publish/?stream=live/Anna%20Maria&autostart=true');
   await live(publisher);
-  const watcher = await open(browser, '/players/?stream=live/cam&autostart=true');
+  const watcher = await open(browser, '/players/?stream=live/Anna%20Maria&autostart=true');
   await live(watcher);
   await watched(watcher, 30);
   await watcher.waitForFunction(() => document.getElementById('figures').textContent.includes('kbit/s'));

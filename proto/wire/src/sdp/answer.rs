@@ -145,6 +145,9 @@ impl Answer {
         sources: Option<Sources>,
         choose: impl Fn(&OfferedMedia) -> Option<(Vec<Offered>, Vec<(u8, Extension)>, Vec<String>)>,
     ) -> Result<Self, Error> {
+        // One word (RFC 8830 2): browsers refuse an answer in which the name of a stream has a space.
+        let stream = local.stream.replace(|c: char| c.is_whitespace() || c.is_control(), "_");
+        let local = &Local { stream: &stream, ..*local };
         let mut tracks: Vec<(usize, Track)> = Vec::new();
         for (at, section) in offer.media.iter().enumerate() {
             let Some(media) = section.media else { continue };

@@ -107,6 +107,14 @@ fn a_player_may_be_sent_whatever_both_know() {
 }
 
 #[test]
+fn a_name_with_spaces_is_one_word() {
+    let local = Local { stream: "live/Anna Maria\u{a0}x", ..local() };
+    let answer = Answer::play(&Offer::parse(CHROME).unwrap(), &local, SOURCES, &[]).unwrap();
+    assert!(answer.sdp.contains("a=msid:live/Anna_Maria_x audio\r\n"), "{}", answer.sdp);
+    reads(&answer.sdp);
+}
+
+#[test]
 fn ffmpeg_waits_for_the_handshake() {
     let offer = Offer::parse(FFMPEG).unwrap();
     let answer = Answer::publish(&offer, &local(), None).unwrap();

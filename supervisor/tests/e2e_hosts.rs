@@ -4,7 +4,7 @@
 mod common;
 mod e2e;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -17,7 +17,9 @@ use e2e::http;
 use e2e::peer::Peer;
 use e2e::source::{GOP, Source};
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 
 const ORIGIN_YAML: &str = include_str!("../../conf/origin.yaml");
 const EDGE_YAML: &str = include_str!("../../conf/edge.yaml");
@@ -178,6 +180,57 @@ fn clients_at_the_edge_host_outlive_the_origin_worker() {
         assert_monotonic(&media, "a player");
         source.assert_joins_at_keyframes(&source.place_tags(&media), "a player");
     }
+}
+
+/// A client that joins the room `live`, and has its answer.
+fn join(host: &Cluster, display: &str) -> WebSocket<TcpStream> {
+    let stream = TcpStream::connect(host.http).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let (mut socket, _) = client(format!("ws://{}/sig/v1/rtc", host.http), stream).unwrap();
+    let join = json!({"tid": "1", "msg": {"action": "join", "room": "live", "display": display}});
+    socket.send(Message::text(join.to_string())).unwrap();
+    assert_eq!(heard(&mut socket)["self"]["display"], display);
+    socket
+}
+
+/// The next message.
+fn heard(socket: &mut WebSocket<TcpStream>) -> Value {
+    loop {
+        if let Message::Text(text) = socket.read().unwrap() {
+            return serde_json::from_str::<Value>(&text).unwrap()["msg"].take();
+        }
+    }
+}
+
+/// A room is the same at both hosts. An origin's host that falls silent, as one without power does, leaves nobody at another
+/// host in a room that is none.
+#[test]
+fn members_at_both_hosts_meet_and_are_told_when_the_origin_falls_silent() {
+    let pair = Pair::start();
+    let mut there = join(&pair.origin, "there");
+    let mut here = join(&pair.edge, "here");
+    let notice = heard(&mut there);
+    assert_eq!((&notice["event"], &notice["peer"]["display"]), (&json!("join"), &json!("here")));
+    let stopped: Vec<u32> =
+        [pair.origin.pid()].into_iter().chain(pair.origin.rows().iter().map(|row| row.pid)).collect();
+    stopped.iter().for_each(|pid| signal(*pid, Signal::SIGSTOP));
+    let told = loop {
+        match here.read() {
+            Ok(Message::Close(Some(frame))) => break Ok(u16::from(frame.code)),
+            Ok(_) => {}
+            Err(error) => break Err(error),
+        }
+    };
+    let mut again = TcpStream::connect(pair.edge.http).map(|stream| {
+        stream.set_read_timeout(Some(SOON)).unwrap();
+        client(format!("ws://{}/sig/v1/rtc", pair.edge.http), stream).unwrap().0
+    });
+    let join = json!({"tid": "1", "msg": {"action": "join", "room": "live", "display": "here"}});
+    again.as_mut().unwrap().send(Message::text(join.to_string())).unwrap();
+    let refused = heard(again.as_mut().unwrap());
+    stopped.iter().for_each(|pid| signal(*pid, Signal::SIGCONT));
+    assert_eq!(told.unwrap(), 1012);
+    assert_eq!(refused["error"]["code"], "unavailable", "{refused}");
 }
 
 #[test]

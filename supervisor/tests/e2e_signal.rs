@@ -265,6 +265,24 @@ fn hostile_clients_are_closed_with_a_reason_and_nobody_else_notices() {
 }
 
 #[test]
+fn a_ping_is_answered_in_a_room_and_out_of_it() {
+    let cluster = e2e::start(YAML);
+    let mut peer = Peer::connect(cluster.http, "alice");
+    assert_eq!(peer.ask(json!({"action": "ping"})), Value::Null);
+    let mut peer = peer.joined("live");
+    assert_eq!(peer.ask(json!({"action": "ping"})), Value::Null);
+}
+
+#[test]
+fn an_address_has_its_share_of_connections() {
+    let cluster = e2e::start("{ edge: { workers: 1, signal: { connections_per_ip: 2 } }, origin: { workers: 1 } }");
+    let _peers = [Peer::connect(cluster.http, "a"), Peer::connect(cluster.signal, "b")];
+    let fields = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                  Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    assert_eq!(http::request(cluster.http, "GET", "/sig/v1/rtc", fields).status, 429);
+}
+
+#[test]
 fn a_member_that_does_not_read_is_closed_and_the_others_go_on() {
     let cluster = e2e::start("{ edge: { workers: 1 }, origin: { workers: 1 } }");
     let mut alice = Peer::join(cluster.http, "live", "alice");

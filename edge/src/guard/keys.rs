@@ -1,6 +1,7 @@
 //! The keys of a vhost's JWTs, with the set that is fetched.
 
 use std::cell::{Ref, RefCell};
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
@@ -10,6 +11,9 @@ use weir_node::access::{JWKS_MAX, Keys};
 use weir_node::config::{HttpHooks, Jwt};
 use weir_node::hooks::{Tls, fetch};
 use weir_node::secret::Redacted;
+
+/// After so long a set is fetched again though all keys that are named are known: one may have been withdrawn.
+pub(super) const KEPT_FOR: Duration = Duration::from_secs(3600);
 
 /// See the module.
 #[derive(Debug)]
@@ -37,6 +41,12 @@ impl Ring {
 
     pub(super) fn keys(&self) -> Ref<'_, Keys> {
         self.keys.borrow()
+    }
+
+    /// Whether the set was fetched so long ago, and is not being fetched.
+    pub(super) fn is_older_than(&self, age: Duration) -> bool {
+        let asked = self.asked.try_lock();
+        !self.jwt.jwks.is_empty() && asked.is_ok_and(|asked| asked.is_some_and(|asked| asked.elapsed() >= age))
     }
 
     /// Fetches the set again, unless that was tried not long ago. Who comes meanwhile waits for the same answer; the keys
@@ -72,7 +82,6 @@ impl Ring {
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpListener;
-    use std::time::Duration;
 
     use super::*;
 
@@ -119,6 +128,8 @@ mod tests {
         often.refresh(&config, &tls).await;
         assert_fetched(&often, 2);
         answers.join().unwrap();
+        assert!(!often.is_older_than(KEPT_FOR));
+        assert!(often.is_older_than(Duration::ZERO), "a key may have been withdrawn");
         // Nobody answers any more.
         often.refresh(&config, &tls).await;
         assert_fetched(&often, 2);

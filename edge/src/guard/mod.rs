@@ -17,6 +17,7 @@ use std::rc::Rc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustc_hash::FxHashMap;
+use tokio::task::spawn_local;
 use tracing::info;
 use weir_media::StreamName;
 use weir_node::access::{Action, Asking, Refusal, check};
@@ -25,7 +26,7 @@ use weir_node::hooks::{About, Denied, Farewell, Hook, Identity, Lanes, Visit};
 use weir_proto::session;
 
 use crate::stats::Refused;
-use keys::Ring;
+use keys::{KEPT_FOR, Ring};
 use seats::{Seat, Seats};
 
 /// Bytes of an address that a client says of itself and that is kept; what is behind that is cut off.
@@ -167,6 +168,10 @@ impl Guard {
         let asking = Asking { action, name, ip: caller.ip, query, page_url: &caller.page_url, bearer: &caller.bearer };
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
         let ring = self.ring(rules, &name.vhost);
+        if ring.is_older_than(KEPT_FOR) {
+            let (ring, hooks, tls) = (ring.clone(), rules.http_hooks.clone(), self.lanes.tls().clone());
+            spawn_local(async move { ring.refresh(&hooks, &tls).await });
+        }
         let mut checked = check(&rules.access, &ring.keys(), &asking, now());
         if checked == Err(Refusal::UnknownKey) {
             // The set of keys may have changed since.

@@ -57,4 +57,5 @@ stop.addEventListener('click', () => {
 });
 if (asked.get('stream')) input.value = asked.get('stream');
 if (Object.hasOwn(WAYS, asked.get('by') ?? '')) by.value = asked.get('by');
-if (asked.get('autostart') === 'true') begin();
+// A picture that is waited for would keep the page from being called loaded.
+if (asked.get('autostart') === 'true') addEventListener('load', () => setTimeout(begin));
